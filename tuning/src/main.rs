@@ -1,0 +1,2 @@
+//! tuning
+fn main() {}
