@@ -7,6 +7,7 @@ use crate::generated::{
     CursorHead, DeliverHead, ErrorHead, GoAwayHead, Id128, PageHead, ReceiptHead, SendHead,
 };
 use crate::id::{ClientMessageId, ConversationId, MessageId, Sequence};
+use crate::kind::{CloseReason, ErrorCode};
 use crate::limits::{CONTENT_BYTES_MAX, NAME_BYTES_MAX};
 
 /// Why a body was refused. The frame border is intact, so the connection lives.
@@ -22,6 +23,8 @@ pub enum BodyError {
     TooLarge,
     /// A table that does not verify, or lacks a field it must have.
     Table,
+    /// A field holds a number that version 1 does not define.
+    Field,
 }
 
 /// A user or device id that was checked.
@@ -34,6 +37,7 @@ pub fn name(bytes: &[u8]) -> Result<&str, BodyError> {
 }
 
 impl From<u128> for Id128 {
+    #[expect(clippy::cast_possible_truncation, reason = "each half of an id is its own field")]
     fn from(id: u128) -> Self {
         Id128::new(id as u64, (id >> 64) as u64)
     }
@@ -141,6 +145,9 @@ impl<'a> Deliver<'a> {
         let (bytes, rest) = head(body)?;
         let head = DeliverHead(bytes);
         let (sender, content) = split(rest, usize::from(head.sender_bytes()))?;
+        if content.len() > CONTENT_BYTES_MAX {
+            return Err(BodyError::TooLarge);
+        }
         Ok(Self {
             message: MessageId(head.message().into()),
             conversation: ConversationId(head.conversation().into()),
@@ -174,6 +181,11 @@ impl<'a> Deliver<'a> {
 pub fn cursor(body: &[u8]) -> Result<(ConversationId, Sequence), BodyError> {
     let head = CursorHead(exact(body)?);
     Ok((ConversationId(head.conversation().into()), Sequence(head.up_to())))
+}
+
+/// The body of `MarkDelivered` and `MarkRead`.
+pub fn cursor_head(conversation: ConversationId, up_to: Sequence) -> CursorHead {
+    CursorHead::new(&conversation.0.into(), up_to.0)
 }
 
 /// `DeliveryReceipt` and `ReadReceipt`.
@@ -229,12 +241,20 @@ impl<'a> Page<'a> {
     pub fn decode(body: &'a [u8]) -> Result<Self, BodyError> {
         let (bytes, rest) = head(body)?;
         let head = PageHead(bytes);
+        if head.count() == 0 && !rest.is_empty() {
+            return Err(BodyError::Length);
+        }
         Ok(Self {
             conversation: ConversationId(head.conversation().into()),
             has_more: head.has_more() != 0,
             count: head.count(),
             rest,
         })
+    }
+
+    /// How many entries are still to come, if the page keeps its word.
+    pub fn count(&self) -> u16 {
+        self.count
     }
 
     /// The fixed part of a page of `count` entries.
@@ -255,6 +275,9 @@ impl<'a> Page<'a> {
         let (length, rest) = head::<4>(self.rest)?;
         let (entry, rest) = split(rest, u32::from_le_bytes(length) as usize)?;
         self.rest = rest;
+        if self.count == 0 && !rest.is_empty() {
+            return Err(BodyError::Length);
+        }
         Deliver::decode(entry)
     }
 }
@@ -275,13 +298,23 @@ impl<'a> Iterator for Page<'a> {
     }
 }
 
-/// `Error`.
+/// The fixed part of an `Error`; the text for people goes behind it.
+pub fn error_head(code: ErrorCode, retry_after_ms: u32) -> ErrorHead {
+    ErrorHead::new(code as u16, 0, retry_after_ms)
+}
+
+/// `Error`. The code may be one that this version does not know.
 pub fn error(body: &[u8]) -> Result<(ErrorHead, &str), BodyError> {
     let (bytes, text) = head(body)?;
     Ok((ErrorHead(bytes), str::from_utf8(text).map_err(|_| BodyError::Text)?))
 }
 
-/// `GoAway`.
+/// The fixed part of a `GoAway`; the resume token goes behind it.
+pub fn go_away_head(reason: CloseReason, reconnect_after_ms: u32) -> GoAwayHead {
+    GoAwayHead::new(reason as u16, 0, reconnect_after_ms)
+}
+
+/// `GoAway`. The reason may be one that this version does not know.
 pub fn go_away(body: &[u8]) -> Result<(GoAwayHead, &[u8]), BodyError> {
     let (bytes, token) = head(body)?;
     Ok((GoAwayHead(bytes), token))

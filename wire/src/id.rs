@@ -62,6 +62,7 @@ impl Partition {
 }
 
 /// The low bits of a keyed hash are as good as any.
+#[expect(clippy::cast_possible_truncation, reason = "the mask leaves 12 bits")]
 fn partition_of(hash: u128) -> Partition {
     Partition((hash & u128::from(PARTITIONS_COUNT - 1)) as u16)
 }
@@ -159,6 +160,7 @@ impl IdKey {
     }
 
     /// The key of the device called `name`.
+    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
     pub fn device(&self, name: &str) -> DeviceKey {
         DeviceKey(self.hash(2, [name.as_bytes(), b""]) as u64)
     }
@@ -177,10 +179,23 @@ impl IdKey {
     }
 
     /// A name for a retry of `message` by `sender` in `conversation`.
-    pub fn retry(&self, conversation: ConversationId, sender: UserKey, message: ClientMessageId) -> u128 {
+    pub fn retry(
+        &self,
+        conversation: ConversationId,
+        sender: UserKey,
+        message: ClientMessageId,
+    ) -> u128 {
         let mut who = [0; 32];
         who[..16].copy_from_slice(&conversation.0.to_le_bytes());
         who[16..].copy_from_slice(&sender.0.to_le_bytes());
         self.hash(5, [&who, &message.0.to_le_bytes()])
+    }
+
+    /// What proves that `session` of `device` of `user` was given out by this data folder.
+    pub fn resume(&self, user: UserKey, device: DeviceKey, session: u64) -> u128 {
+        let mut who = [0; 24];
+        who[..16].copy_from_slice(&user.0.to_le_bytes());
+        who[16..].copy_from_slice(&device.0.to_le_bytes());
+        self.hash(6, [&who, &session.to_le_bytes()])
     }
 }

@@ -3,11 +3,16 @@
 //! No I/O, no clock, no state of a conversation: a frame is checked, bounded and borrowed here,
 //! and what it means is decided elsewhere. `docs/wire.md` lets a stranger write a client.
 
+#![deny(unsafe_code)]
+
 pub mod body;
+pub mod fixed;
 pub mod frame;
+pub mod handshake;
 pub mod id;
 pub mod kind;
 pub mod limits;
+pub mod table;
 
 #[allow(
     missing_docs,
@@ -20,6 +25,7 @@ pub mod limits;
     clippy::all,
     clippy::undocumented_unsafe_blocks,
     clippy::host_endian_bytes,
+    clippy::unwrap_used,
     reason = "written by flatc; `cargo xtask codegen` regenerates it"
 )]
 #[rustfmt::skip]
