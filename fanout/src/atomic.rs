@@ -37,3 +37,13 @@ impl<T> UnsafeCell<T> {
         write(self.0.get())
     }
 }
+
+/// Checks every run in which threads are interrupted at most `preemptions_max` times in all:
+/// for models whose full set of runs takes minutes.
+#[cfg(test)]
+#[cfg(loom)]
+pub(crate) fn model_within(preemptions_max: usize, run: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(preemptions_max);
+    model.check(run);
+}

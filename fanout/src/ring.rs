@@ -245,7 +245,8 @@ impl<T> Drop for Consumer<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::collections::VecDeque;
     use std::sync::Arc as Counted;
@@ -409,16 +410,18 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
+#[cfg(loom)]
 mod loom_tests {
     use super::*;
+    use crate::atomic::model_within;
 
     #[test]
     fn loom_items_arrive_whole_and_in_order() {
-        loom::model(|| {
+        model_within(3, || {
             let (mut producer, mut consumer) = ring(2);
             let sender = loom::thread::spawn(move || {
-                for item in 0..4_u32 {
+                for item in 0..3_u32 {
                     while producer.push(Box::new(item)).is_err() {
                         producer.publish();
                         loom::thread::yield_now();
@@ -427,7 +430,7 @@ mod loom_tests {
                 }
             });
             let mut expected = 0;
-            while expected < 4 {
+            while expected < 3 {
                 match consumer.pop() {
                     Some(item) => {
                         assert_eq!(*item, expected);
