@@ -117,6 +117,7 @@ impl BlockPool {
         self.ordinary.in_use_count() + self.large.in_use_count()
     }
 
+    #[inline]
     fn shelf(&mut self, bytes_max: usize) -> &mut Shelf {
         if bytes_max <= self.ordinary.block_bytes as usize {
             return &mut self.ordinary;
