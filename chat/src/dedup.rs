@@ -1,0 +1,206 @@
+//! Which messages were retries of which: a ring of the newest messages and a table into it.
+//!
+//! Oldest first out, whether by age or because the ring is full. The table probes linearly and
+//! closes gaps as it removes, so that it never needs a rebuild while the ring stays its size.
+
+use crate::settings::WallMillis;
+use std::collections::VecDeque;
+use wire::{Hlc, Partition, Sequence};
+
+const EMPTY: u32 = u32::MAX;
+const ORDINAL_MASK: u32 = u32::MAX >> 1;
+const TABLE_SLOTS_MIN: usize = 64;
+const SEQUENCE_BITS: u32 = 48;
+
+/// What a message became, under the key of its retries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// From `IdKey::retry`: as random as a hash, so it serves as one.
+    pub(crate) key: u128,
+    pub(crate) hlc: Hlc,
+    /// The partition of the conversation in the upper 16 bits, the sequence in the rest.
+    place: u64,
+}
+
+impl Entry {
+    pub(crate) fn new(key: u128, hlc: Hlc, partition: Partition, sequence: Sequence) -> Self {
+        assert!(sequence.0 < 1 << SEQUENCE_BITS, "no conversation holds 2^48 messages");
+        Self { key, hlc, place: (u64::from(partition.0) << SEQUENCE_BITS) | sequence.0 }
+    }
+
+    pub(crate) fn sequence(&self) -> Sequence {
+        Sequence(self.place & ((1 << SEQUENCE_BITS) - 1))
+    }
+
+    pub(crate) fn partition(&self) -> Partition {
+        Partition((self.place >> SEQUENCE_BITS) as u16)
+    }
+}
+
+/// See the module. Invariant: the table holds each entry's ordinal, modulo 2^31, exactly once, and
+/// has at least twice as many slots as there are entries.
+pub(crate) struct Dedup {
+    entries: VecDeque<Entry>,
+    /// The ordinal of the front entry; the first ever is 0.
+    front: u64,
+    table: Vec<u32>,
+    entries_max: usize,
+    window_ms: u64,
+    /// Whether an entry had to go before its time.
+    was_full: bool,
+}
+
+impl Dedup {
+    pub(crate) fn new(entries_max: u32, window_ms: u64) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            front: 0,
+            table: vec![EMPTY; TABLE_SLOTS_MIN],
+            entries_max: entries_max as usize,
+            window_ms,
+            was_full: false,
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The first message with this key, unless it is out of the window at `wall`.
+    pub(crate) fn find(&self, key: u128, wall: WallMillis) -> Option<&Entry> {
+        let entry = &self.entries[self.index_in_table(key).ok()?.1];
+        (!self.is_old(entry, wall.0)).then_some(entry)
+    }
+
+    /// How far back retries are recognised at `wall`: the window, unless the ring is too small.
+    pub(crate) fn window_held_ms(&self, wall: WallMillis) -> u64 {
+        match self.entries.front() {
+            Some(front) if self.was_full => {
+                wall.0.saturating_sub(front.hlc.wall_millis()).min(self.window_ms)
+            }
+            _ => self.window_ms,
+        }
+    }
+
+    /// Remembers `entry`. One that is known by its key stays as it is, unless that one is so old
+    /// that it is not the same message any more.
+    pub(crate) fn insert(&mut self, entry: Entry) {
+        let wall = entry.hlc.wall_millis();
+        // Two out for one in: what a quiet night left behind is gone soon after, without a pause.
+        for _ in 0..2 {
+            if self.entries.front().is_some_and(|front| self.is_old(front, wall)) {
+                self.pop();
+            }
+        }
+        if let Ok((_, index)) = self.index_in_table(entry.key) {
+            if self.is_old(&self.entries[index], wall) {
+                self.entries[index] = entry;
+            }
+            return;
+        }
+        if self.entries.len() == self.entries_max {
+            self.was_full = true;
+            self.pop();
+        }
+        if (self.entries.len() + 1) * 2 > self.table.len() {
+            self.grow();
+        }
+        let Err(slot) = self.index_in_table(entry.key) else { unreachable!("it is not there") };
+        self.table[slot] = low(self.front + self.entries.len() as u64);
+        self.entries.push_back(entry);
+        assert!(self.entries.len() <= self.entries_max);
+    }
+
+    /// Up to `count` entries from ordinal `from` on, and the ordinal after them.
+    pub(crate) fn slice(&self, from: u64, count: usize) -> (impl Iterator<Item = &Entry>, u64) {
+        let from = from.max(self.front);
+        let start = usize::try_from(from - self.front).unwrap_or(usize::MAX);
+        let start = start.min(self.entries.len());
+        let end = start.saturating_add(count).min(self.entries.len());
+        (self.entries.range(start..end), self.front + end as u64)
+    }
+
+    /// The ordinal after the newest entry.
+    pub(crate) fn end(&self) -> u64 {
+        self.front + self.entries.len() as u64
+    }
+
+    fn is_old(&self, entry: &Entry, wall_millis: u64) -> bool {
+        entry.hlc.wall_millis().saturating_add(self.window_ms) < wall_millis
+    }
+
+    fn pop(&mut self) {
+        let Some(entry) = self.entries.front() else { return };
+        let Ok((slot, 0)) = self.index_in_table(entry.key) else {
+            unreachable!("each entry is in the table once")
+        };
+        self.close_gap(slot);
+        self.entries.pop_front();
+        self.front += 1;
+    }
+
+    /// Empties `slot`, and moves back whoever probed past it.
+    fn close_gap(&mut self, mut gap: usize) {
+        let mask = self.table.len() - 1;
+        let mut slot = gap;
+        loop {
+            self.table[gap] = EMPTY;
+            loop {
+                slot = (slot + 1) & mask;
+                if self.table[slot] == EMPTY {
+                    return;
+                }
+                let ideal = self.ideal_slot(self.entries[self.index(self.table[slot])].key);
+                // Moves only if the gap lies on its way from its ideal slot to where it is.
+                if (slot.wrapping_sub(ideal) & mask) >= (slot.wrapping_sub(gap) & mask) {
+                    break;
+                }
+            }
+            self.table[gap] = self.table[slot];
+            gap = slot;
+        }
+    }
+
+    fn grow(&mut self) {
+        let slots_count = self.table.len() * 2;
+        self.table.clear();
+        self.table.resize(slots_count, EMPTY);
+        for index in 0..self.entries.len() {
+            let mut slot = self.ideal_slot(self.entries[index].key);
+            while self.table[slot] != EMPTY {
+                slot = (slot + 1) & (slots_count - 1);
+            }
+            self.table[slot] = low(self.front + index as u64);
+        }
+    }
+
+    fn ideal_slot(&self, key: u128) -> usize {
+        #[expect(clippy::cast_possible_truncation, reason = "any bits of the key will do")]
+        let bits = (key >> 64) as usize;
+        bits & (self.table.len() - 1)
+    }
+
+    fn index(&self, ordinal: u32) -> usize {
+        (ordinal.wrapping_sub(low(self.front)) & ORDINAL_MASK) as usize
+    }
+
+    /// Where `key` is in the table and in the ring, or which slot of the table would take it.
+    fn index_in_table(&self, key: u128) -> Result<(usize, usize), usize> {
+        let mut slot = self.ideal_slot(key);
+        while self.table[slot] != EMPTY {
+            let index = self.index(self.table[slot]);
+            if self.entries[index].key == key {
+                return Ok((slot, index));
+            }
+            slot = (slot + 1) & (self.table.len() - 1);
+        }
+        Err(slot)
+    }
+}
+
+/// What the table holds of an ordinal. A ring has at most 2^30 entries, so 31 bits tell them
+/// apart and the top bit is left for `EMPTY`.
+#[expect(clippy::cast_possible_truncation, reason = "masked to 31 bits")]
+fn low(ordinal: u64) -> u32 {
+    (ordinal & u64::from(ORDINAL_MASK)) as u32
+}
