@@ -5,9 +5,9 @@
 //! next begins. An idle log thus commits at the disk's own speed, and a busy one in large groups.
 
 use crate::file::FileId;
-use crate::record::{Header, KIND_MARK, KIND_PAD, RECORD_HEADER_BYTES, seal};
+use crate::record::{Header, KIND_MARK, KIND_PAD, RECORD_HEADER_BYTES, Vouch, seal};
 use crate::segment::{Identity, Segment};
-use crate::{BLOCK_BYTES, align_up};
+use crate::{BLOCK_BYTES, BLOCK_LENGTH, align_up};
 use std::collections::VecDeque;
 use wire::Position;
 
@@ -142,13 +142,16 @@ impl Commit {
             let is_last = start == batch.segment.end();
             return Some((batch, if is_last { Role::Last } else { Role::Records }));
         }
-        // A mark must leave the batch that ends the segment its block, or take the last itself
-        // and end the segment; it is only a hint, so near the end there is none.
-        let is_room = self.open.start + 2 * BLOCK_BYTES <= self.open.segment.end();
-        (std::mem::take(&mut self.is_mark_due) && is_room).then(|| {
+        (self.is_mark_due && self.has_room_for_mark()).then(|| {
+            self.is_mark_due = false;
             let start = self.open.start + BLOCK_BYTES;
             (self.replace_open(start), Role::Mark)
         })
+    }
+
+    /// A mark is not synced, but what ends a segment is; so a mark never takes the last block.
+    pub(crate) fn has_room_for_mark(&self) -> bool {
+        self.open.start + 2 * BLOCK_BYTES <= self.open.segment.end()
     }
 
     fn replace_open(&mut self, start: u64) -> Batch {
@@ -158,18 +161,18 @@ impl Commit {
     }
 
     /// Completes `batch` with its pad (or makes it a mark) and says what to write where in its
-    /// file. `synced` is how far the log survives a crash by now.
+    /// file.
     pub(crate) fn launch(
         &mut self,
         (mut batch, role): (Batch, Role),
         identity: Identity,
-        synced: u64,
+        vouch: Vouch,
     ) -> (Landing, u64, Vec<u8>) {
-        assert!(synced <= batch.start);
+        assert!(vouch.synced <= batch.start);
         let pad_start = batch.end();
         let kind = if role == Role::Mark { KIND_MARK } else { KIND_PAD };
         let end = if batch.seals { batch.segment.end() } else { batch.padded_end(0) };
-        let header = Header::filler(kind, end - pad_start, identity.epoch, synced);
+        let header = Header::filler(kind, end - pad_start, identity.epoch, vouch);
         let records_bytes = batch.bytes.len();
         batch.bytes.extend_from_slice(&header.encode());
         seal(
@@ -178,7 +181,7 @@ impl Commit {
             identity.salt,
         );
         // The segment is zeros already, so a pad's own zeros need only reach the next block.
-        let block_bytes = BLOCK_BYTES as usize;
+        let block_bytes = BLOCK_LENGTH;
         batch.bytes.resize(batch.bytes.len().next_multiple_of(block_bytes), 0);
         let file = FileId::Segment { log: identity.log, base: batch.segment.base };
         let landing = Landing { file, end, bytes_count: batch.bytes.len(), role };

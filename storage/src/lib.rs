@@ -12,6 +12,7 @@ mod file;
 mod folder;
 mod index;
 
+mod inspect;
 mod log;
 mod manifest;
 mod open;
@@ -28,7 +29,7 @@ pub use file::{DiskEvent, DiskOp, FileId, Target};
 pub use folder::Folder;
 pub use index::{Chain, Index, MARK_EVERY};
 
-//pub use inspect::{Damage, DumpFilter, LogReport, LogStat, dump, stat, verify};
+pub use inspect::{Damage, DumpFilter, LogReport, LogStat, dump, stat, verify};
 pub use log::{Log, NewRecord, RetentionPolicy};
 pub use manifest::{Epoch, Manifest};
 pub use open::{Opened, ShardStart, open, read_manifest};
@@ -40,7 +41,10 @@ pub use settings::{Durability, Settings};
 pub use snapshot::{SNAPSHOT_ENTRY_BYTES_MAX, SnapshotWriter};
 
 /// The unit in which the log reaches the disk. A durable block is never written again.
-pub const BLOCK_BYTES: u64 = 4096;
+pub const BLOCK_BYTES: u64 = BLOCK_LENGTH as u64;
+
+/// The same, where a slice's length is wanted.
+const BLOCK_LENGTH: usize = 4096;
 
 /// The least multiple of `unit` that is not below `value`.
 const fn align_up(value: u64, unit: u64) -> u64 {

@@ -4,7 +4,7 @@ use crate::commit::{Commit, Flight, Landing, Role};
 use crate::error::{AppendError, DiskError};
 use crate::file::{DiskEvent, DiskOp, FileId};
 use crate::index::Index;
-use crate::record::{Header, KIND_FIRST, RECORD_HEADER_BYTES, padded, seal};
+use crate::record::{Header, KIND_FIRST, RECORD_HEADER_BYTES, Vouch, padded, seal};
 use crate::segment::{Identity, Segment, SegmentTable, encode_header};
 use crate::settings::{Durability, Settings};
 use std::collections::VecDeque;
@@ -88,6 +88,8 @@ pub struct Log {
     durable: u64,
     /// How far a sync has returned: what hints may vouch for.
     synced: u64,
+    /// The stamp of the last record.
+    last_hlc: Hlc,
     /// Chained records that are not durable: where they are, and the one before each.
     undurable: VecDeque<(Position, Position)>,
     poisoned: Option<DiskError>,
@@ -128,6 +130,7 @@ impl Log {
             removals: Removals::default(),
             durable: end,
             synced: end,
+            last_hlc: Hlc(0),
             undurable: VecDeque::new(),
             poisoned: None,
             ops: VecDeque::new(),
@@ -182,6 +185,7 @@ impl Log {
             previous,
             durable: self.synced,
         };
+        self.last_hlc = record.hlc;
         let open = &mut self.commit.open;
         if open.segment.first_hlc.is_none() {
             open.segment.first_hlc = Some(record.hlc);
@@ -233,9 +237,14 @@ impl Log {
         }
         match self.commit.flight {
             Flight::None => {
+                if self.commit.is_mark_due && !self.commit.has_room_for_mark() {
+                    // The last batch of a segment wants its witness as much as any other. Without
+                    // a next segment there is none yet; the mark stays due.
+                    let _is_rolled = self.roll().is_ok();
+                }
                 let batch = self.commit.take_batch()?;
-                let (landing, offset, bytes) =
-                    self.commit.launch(batch, self.identity, self.synced);
+                let vouch = Vouch { synced: self.synced, hlc: self.last_hlc };
+                let (landing, offset, bytes) = self.commit.launch(batch, self.identity, vouch);
                 Some(DiskOp::Write { file: landing.file, offset, bytes })
             }
             Flight::SyncDue(landing) => {

@@ -3,7 +3,6 @@
 //! Files of a new epoch come first and the manifest that names them last, by one rename: a crash
 //! at any step leaves a folder that opens as if the step had not begun.
 
-use crate::BLOCK_BYTES;
 use crate::error::{DiskError, OpenError};
 use crate::file::{FileId, log_folder};
 use crate::folder::Folder;
@@ -12,6 +11,7 @@ use crate::record::is_zero;
 use crate::scan::at;
 use crate::segment::{Segment, encode_header};
 use crate::settings::Settings;
+use crate::{BLOCK_BYTES, BLOCK_LENGTH};
 use wire::ShardId;
 
 const MANIFEST: FileId = FileId::Manifest { temporary: false };
@@ -83,9 +83,8 @@ fn refuse_orphans(folder: &mut dyn Folder) -> Result<(), OpenError> {
         let Some(log) = digits.and_then(|digits| digits.parse::<u16>().ok()) else { continue };
         for (name, _) in list(folder, &log_folder(log))? {
             let Some(file) = FileId::in_log(log, &name) else { continue };
-            let first_block = folder
-                .read(file, BLOCK_BYTES, BLOCK_BYTES as usize)
-                .map_err(at(file, BLOCK_BYTES))?;
+            let first_block =
+                folder.read(file, BLOCK_BYTES, BLOCK_LENGTH).map_err(at(file, BLOCK_BYTES))?;
             if !is_zero(&first_block) {
                 return Err(OpenError::ManifestMissing { file });
             }

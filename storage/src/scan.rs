@@ -10,7 +10,7 @@ use crate::file::{FileId, log_folder};
 use crate::folder::Folder;
 use crate::record::{self, NotRecord, RECORD_HEADER_BYTES, Record, ends_batch, is_zero, padded};
 use crate::segment::{Identity, Segment, decode_header};
-use crate::{BLOCK_BYTES, DiskError};
+use crate::{BLOCK_BYTES, BLOCK_LENGTH, DiskError};
 use wire::{Hlc, Position};
 
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -86,9 +86,9 @@ impl LogFiles {
     ) -> Result<(), OpenError> {
         let identity = self.identity;
         let file = FileId::Segment { log: identity.log, base };
-        let head_bytes = BLOCK_BYTES as usize + RECORD_HEADER_BYTES;
+        let head_bytes = BLOCK_LENGTH + RECORD_HEADER_BYTES;
         let head = folder.read(file, 0, head_bytes).map_err(at(file, 0))?;
-        let block = &head[..head.len().min(BLOCK_BYTES as usize)];
+        let block = &head[..head.len().min(BLOCK_LENGTH)];
         let found = decode_header(identity, base, block);
         let Some(mut segment) = found.filter(|segment| segment.bytes == file_bytes) else {
             // A crash while it was prepared, if it is the last and nothing was written to it.
@@ -106,7 +106,7 @@ impl LogFiles {
         {
             return Err(OpenError::Missing { log: identity.log, offset: before.end() });
         }
-        segment.first_hlc = first_hlc(&head[BLOCK_BYTES as usize..]);
+        segment.first_hlc = first_hlc(&head[BLOCK_LENGTH..]);
         self.segments.push(segment);
         Ok(())
     }
@@ -305,8 +305,8 @@ impl Search {
         while chunk_start < segment.end() {
             let chunk = read_chunk(folder, file, segment, chunk_start)?;
             let chunk_end = chunk_start + chunk.len() as u64;
-            for block_start in (0..chunk.len()).step_by(BLOCK_BYTES as usize) {
-                let block_end = chunk.len().min(block_start + BLOCK_BYTES as usize);
+            for block_start in (0..chunk.len()).step_by(BLOCK_LENGTH) {
+                let block_end = chunk.len().min(block_start + BLOCK_LENGTH);
                 let block = &chunk[block_start..block_end];
                 if is_zero(block) {
                     continue;

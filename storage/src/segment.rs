@@ -5,9 +5,9 @@
 //! | RINGSEG1 | crc32c  | version | log  | spare | epoch   | base  | bytes | zeros |
 //! ```
 
-use crate::BLOCK_BYTES;
 use crate::file::FileId;
 use crate::record::{Salt, is_zero, u16_at, u32_at, u64_at};
+use crate::{BLOCK_BYTES, BLOCK_LENGTH};
 use std::collections::BTreeMap;
 use wire::{Hlc, Position};
 
@@ -53,7 +53,7 @@ impl Segment {
 
 /// The first block of a segment.
 pub(crate) fn encode_header(identity: Identity, segment: &Segment) -> Vec<u8> {
-    let mut block = vec![0; BLOCK_BYTES as usize];
+    let mut block = vec![0; BLOCK_LENGTH];
     block[..8].copy_from_slice(&MAGIC);
     block[12..16].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
     block[16..18].copy_from_slice(&identity.log.to_le_bytes());
@@ -68,7 +68,7 @@ pub(crate) fn encode_header(identity: Identity, segment: &Segment) -> Vec<u8> {
 
 /// The segment that `block` starts, if it is the one of `identity` at `base`.
 pub(crate) fn decode_header(identity: Identity, base: u64, block: &[u8]) -> Option<Segment> {
-    if block.len() != BLOCK_BYTES as usize || block[..8] != MAGIC {
+    if block.len() != BLOCK_LENGTH || block[..8] != MAGIC {
         return None;
     }
     let checksum = identity.salt.checksum(Position::new(identity.log, base).0, &block[12..]);
