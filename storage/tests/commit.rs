@@ -1,4 +1,5 @@
 //! Appends, group commit, poison, full disks, rolling and retention.
+#![allow(clippy::cast_possible_truncation, reason = "the figures of tests are small")]
 
 mod support;
 

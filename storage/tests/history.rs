@@ -1,4 +1,5 @@
 //! Pages of history against a naive model.
+#![allow(clippy::cast_possible_truncation, reason = "the figures of tests are small")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Torn tails, damage, crashes during a start, snapshots, other shard counts.
+#![allow(clippy::cast_possible_truncation, reason = "the figures of tests are small")]
 
 mod support;
 
