@@ -283,6 +283,7 @@ impl Conversation {
     pub(crate) fn recount(&mut self) {
         let Some(mut group) = self.group.take() else { return };
         group.counts = self.count(self.last, group.newest_sender);
+        group.has_news = false;
         self.group = Some(group);
     }
 }

@@ -37,8 +37,8 @@ impl Entry {
     }
 }
 
-/// See the module. Invariant: the table holds each entry's ordinal, modulo 2^31, exactly once, and
-/// has at least twice as many slots as there are entries.
+/// See the module. Invariant: the table holds the ordinal, modulo 2^31, of the newest entry of each
+/// key, and has at least twice as many slots as there are entries.
 pub(crate) struct Dedup {
     entries: VecDeque<Entry>,
     /// The ordinal of the front entry; the first ever is 0.
@@ -92,20 +92,23 @@ impl Dedup {
                 self.pop();
             }
         }
-        if let Ok((_, index)) = self.index_in_table(entry.key) {
-            if self.is_old(&self.entries[index], wall) {
-                self.entries[index] = entry;
-            }
+        if let Ok((_, index)) = self.index_in_table(entry.key)
+            && !self.is_old(&self.entries[index], wall)
+        {
             return;
         }
         if self.entries.len() == self.entries_max {
             self.was_full = true;
+            // The tail behind a snapshot: what went out before must not push newer ones out.
+            if self.entries.front().is_some_and(|front| entry.hlc < front.hlc) {
+                return;
+            }
             self.pop();
         }
         if (self.entries.len() + 1) * 2 > self.table.len() {
             self.grow();
         }
-        let Err(slot) = self.index_in_table(entry.key) else { unreachable!("it is not there") };
+        let (Ok((slot, _)) | Err(slot)) = self.index_in_table(entry.key);
         self.table[slot] = low(self.front + self.entries.len() as u64);
         self.entries.push_back(entry);
         assert!(self.entries.len() <= self.entries_max);
@@ -131,10 +134,10 @@ impl Dedup {
 
     fn pop(&mut self) {
         let Some(entry) = self.entries.front() else { return };
-        let Ok((slot, 0)) = self.index_in_table(entry.key) else {
-            unreachable!("each entry is in the table once")
-        };
-        self.close_gap(slot);
+        // An entry whose key was used again is not in the table any more.
+        if let Ok((slot, 0)) = self.index_in_table(entry.key) {
+            self.close_gap(slot);
+        }
         self.entries.pop_front();
         self.front += 1;
     }
@@ -166,10 +169,7 @@ impl Dedup {
         self.table.clear();
         self.table.resize(slots_count, EMPTY);
         for index in 0..self.entries.len() {
-            let mut slot = self.ideal_slot(self.entries[index].key);
-            while self.table[slot] != EMPTY {
-                slot = (slot + 1) & (slots_count - 1);
-            }
+            let (Ok((slot, _)) | Err(slot)) = self.index_in_table(self.entries[index].key);
             self.table[slot] = low(self.front + index as u64);
         }
     }
@@ -203,4 +203,73 @@ impl Dedup {
 #[expect(clippy::cast_possible_truncation, reason = "masked to 31 bits")]
 fn low(ordinal: u64) -> u32 {
     (ordinal & u64::from(ORDINAL_MASK)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn entry(key: u64, wall: u64) -> Entry {
+        // Few upper halves, so that probes run long and gaps have somebody to move.
+        let key = (u128::from(key % 7) << 64) | u128::from(key);
+        Entry::new(key, Hlc(wall << 16), Partition(3), Sequence(wall))
+    }
+
+    #[test]
+    fn the_ring_agrees_with_a_naive_one() {
+        const ENTRIES_MAX: usize = 256;
+        const WINDOW_MS: u64 = 500;
+        let mut dedup = Dedup::new(256, WINDOW_MS);
+        let mut naive: Vec<Entry> = Vec::new();
+        let mut random = 1_u64;
+        for round in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let wall = 10_000 + round * (1 + round / 5000);
+            let entry = entry((random >> 33) % 1000, wall);
+            let is_old = |it: &Entry| it.hlc.wall_millis() + WINDOW_MS < wall;
+            let known = naive.iter().find(|it| it.key == entry.key && !is_old(it));
+            assert_eq!(dedup.find(entry.key, WallMillis(wall)), known);
+            if known.is_none() {
+                for _ in 0..2 {
+                    if naive.first().is_some_and(is_old) {
+                        naive.remove(0);
+                    }
+                }
+                if naive.len() == ENTRIES_MAX {
+                    naive.remove(0);
+                }
+                naive.push(entry);
+                dedup.insert(entry);
+            }
+            assert_eq!(dedup.count(), naive.len());
+        }
+        assert!(dedup.count() <= ENTRIES_MAX && dedup.front > 5000);
+        let in_table = dedup.table.iter().filter(|slot| **slot != EMPTY).count();
+        let keys: std::collections::BTreeSet<_> = dedup.entries.iter().map(|it| it.key).collect();
+        assert_eq!(in_table, keys.len());
+    }
+
+    #[test]
+    fn ordinals_may_wrap() {
+        let mut dedup = Dedup::new(4, 1000);
+        dedup.front = (1 << 31) - 2;
+        for key in 1..=9 {
+            dedup.insert(entry(key, key));
+        }
+        let found: BTreeMap<u64, bool> = (1..=9)
+            .map(|key| (key, dedup.find(entry(key, 9).key, WallMillis(9)).is_some()))
+            .collect();
+        assert!(found.iter().all(|(key, is_found)| *is_found == (*key > 5)), "{found:?}");
+    }
+
+    #[test]
+    fn a_full_ring_does_not_take_what_it_gave_up() {
+        let mut dedup = Dedup::new(4, 1000);
+        (1..=6).for_each(|key| dedup.insert(entry(key, key)));
+        dedup.insert(entry(1, 1));
+        assert_eq!(dedup.find(entry(1, 1).key, WallMillis(6)), None);
+        assert_eq!(dedup.find(entry(3, 3).key, WallMillis(6)), Some(&entry(3, 3)));
+        assert_eq!(dedup.window_held_ms(WallMillis(8)), 5);
+    }
 }

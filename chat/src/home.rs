@@ -233,6 +233,12 @@ impl Home {
         rest[..rest.len().min(limit)].iter().copied()
     }
 
+    /// Whether `user` is in `conversation`, as far as owners have announced.
+    pub fn is_in(&self, user: UserKey, conversation: ConversationId) -> bool {
+        let found = self.users.find(user.0);
+        found.is_some_and(|user| user.conversations().binary_search(&conversation).is_ok())
+    }
+
     /// What this device has acknowledged of `conversation`; none if it never has.
     pub fn cursor(
         &self,
