@@ -24,7 +24,9 @@ pub enum Sender {
 }
 
 macro_rules! frame_kinds {
-    ($($number:literal $name:ident $plane:ident $sender:ident $bytes_max:expr, $about:literal;)*) => {
+    ($(
+        $number:literal $name:ident $plane:ident $sender:ident $bytes_max:expr, $about:literal;
+    )*) => {
         /// What a frame is.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u16)]
@@ -59,24 +61,29 @@ const MESSAGE: usize = CONTENT_BYTES_MAX + NAME_BYTES_MAX + 128;
 
 frame_kinds! {
     0x0001 Hello          Control Client 16,  "Opens the connection: versions and features";
-    0x0002 Authenticate   Control Client TOKEN_BYTES_MAX + TEXT, "Says who speaks, by token or development user id";
+    0x0002 Authenticate   Control Client TOKEN_BYTES_MAX + TEXT,
+        "Says who speaks, by token or development user id";
     0x0003 Heartbeat      Control Client 0,   "Keeps the session alive";
     0x0010 SendMessage    Durable Client MESSAGE, "A message for a conversation or a recipient";
     0x0011 MarkDelivered  Durable Client 24,  "This device has messages up to a sequence";
     0x0012 MarkRead       Durable Client 24,  "The user has read up to a sequence";
     0x0020 ReadHistory    Query   Client 32,  "A page of messages, newest first";
-    0x0021 Sync           Query   Client FRAME_BODY_BYTES_MAX, "What was missed since the cursors given";
+    0x0021 Sync           Query   Client FRAME_BODY_BYTES_MAX,
+        "What was missed since the cursors given";
     0x0022 ListConversations Query Client 24, "The user's conversations with unread counts";
     0x0023 ReadGroup      Query   Client 24,  "A group's name and members";
-    0x0030 CreateGroup    Durable Client FRAME_BODY_BYTES_MAX, "Makes a group; the sender becomes its admin";
-    0x0031 ChangeMembers  Durable Client FRAME_BODY_BYTES_MAX, "Adds, removes, promotes, demotes; or leaves";
+    0x0030 CreateGroup    Durable Client FRAME_BODY_BYTES_MAX,
+        "Makes a group; the sender becomes its admin";
+    0x0031 ChangeMembers  Durable Client FRAME_BODY_BYTES_MAX,
+        "Adds, removes, promotes, demotes; or leaves";
     0x0032 RenameGroup    Durable Client TEXT, "Gives a group another name";
 
     0x8001 Welcome        Control Server 24,  "Accepts the hello: version and features in force";
     0x8002 Authenticated  Control Server TEXT, "The session is live";
     0x8003 HeartbeatAck   Control Server 0,   "Answers a heartbeat";
     0x8010 MessageSent    Durable Server 64,  "The message is ordered and on disk";
-    0x8011 Deliver        Durable Server MESSAGE, "A message of somebody, or of another device of one's own";
+    0x8011 Deliver        Durable Server MESSAGE,
+        "A message of somebody, or of another device of one's own";
     0x8012 DeliveryReceipt Durable Server 128, "A user's devices have messages up to a sequence";
     0x8013 ReadReceipt    Durable Server 128, "A user has read up to a sequence";
     0x8014 UnreadUpdate   Durable Server 24,  "The unread count of a conversation";
@@ -85,7 +92,8 @@ frame_kinds! {
     0x8021 SyncBatch      Query   Server FRAME_BODY_BYTES_MAX, "Missed messages, oldest first";
     0x8022 SyncDone       Query   Server 8,   "Nothing more was missed";
     0x8023 Gap            Query   Server 32,  "Messages that can no longer be brought";
-    0x8024 Conversations  Query   Server FRAME_BODY_BYTES_MAX, "A slice of the user's conversations";
+    0x8024 Conversations  Query   Server FRAME_BODY_BYTES_MAX,
+        "A slice of the user's conversations";
     0x8030 Group          Durable Server FRAME_BODY_BYTES_MAX, "A group's name and members";
     0x8031 MembersChanged Durable Server FRAME_BODY_BYTES_MAX, "Membership changed";
     0x8032 GroupUpdated   Durable Server TEXT, "A group has another name";
@@ -94,7 +102,9 @@ frame_kinds! {
 }
 
 macro_rules! codes {
-    ($(#[$doc:meta])* $type:ident { $($number:literal $name:ident $text:literal, $about:literal;)* }) => {
+    ($(#[$doc:meta])* $type:ident {
+        $($number:literal $name:ident $text:literal, $about:literal;)*
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u16)]
@@ -127,7 +137,8 @@ codes! {
         7 NotAMember "not_a_member", "The user is not in the conversation: do not retry";
         8 TooLarge "too_large", "Over a limit: send less";
         9 RateLimited "rate_limited", "Too fast: retry after the time given";
-        10 Busy "busy", "The server is full: retry after the time given, with the same client message id";
+        10 Busy "busy",
+        "The server is full: retry after the time given, with the same client message id";
         11 Unsupported "unsupported", "This server or this conversation does not do that";
         12 Conflict "conflict", "The state does not allow it: read it again";
         13 Gone "gone", "It was there and is no longer";

@@ -10,8 +10,11 @@ use wire::{ClientMessageId, ConversationId, Kind, Sequence};
 
 const GROUP: ConversationId = ConversationId(7 << 120 | 9);
 
+/// Walks all of a body; how much there was, or why it was refused.
+type Walk = fn(&[u8]) -> Result<usize, BodyError>;
+
 /// Every table decoder, walking all that it gives; the answer is whether it was taken.
-fn decoders() -> [(Kind, fn(&[u8]) -> Result<usize, BodyError>); 10] {
+fn decoders() -> [(Kind, Walk); 10] {
     [
         (Kind::Authenticate, |body| {
             Authenticate::decode(body).map(|it| it.token.map_or(0, str::len))
