@@ -123,7 +123,12 @@ struct Leg {
 }
 
 enum Step {
-    Read { start: Position, length: u32 },
+    Read {
+        start: Position,
+        length: u32,
+        /// It is for one record, whose header was seen, and holds all of it.
+        is_exact: bool,
+    },
     Done,
 }
 
@@ -188,7 +193,8 @@ impl Readers {
     fn advance(&mut self, log: &Log, id: ReaderId) {
         let reader = self.reader_mut(id).as_mut().expect("it is being advanced");
         match reader.advance(log) {
-            Ok(Step::Read { start, length }) => {
+            Ok(Step::Read { start, length, is_exact }) => {
+                reader.is_exact = is_exact;
                 reader.window = (start, Vec::new());
                 reader.asked_bytes = length;
                 let (file, offset) = log.locate(start).expect("the reader has just looked");
@@ -274,10 +280,7 @@ impl Reader {
             }
             let record = match self.record(log)? {
                 Ok(record) => record,
-                Err(step) => {
-                    self.is_exact = step.is_for(position);
-                    return Ok(step);
-                }
+                Err(step) => return Ok(step),
             };
             if record.entity != self.query.entity || record.sequence != sequence {
                 return Err(ReadError::Corrupt { position });
@@ -312,7 +315,7 @@ impl Reader {
                     && position.0 + needed as u64 <= limit(log, position).0 =>
             {
                 let length = u32::try_from(needed).expect("a record is bounded");
-                Ok(Err(Step::Read { start: position, length }))
+                Ok(Err(Step::Read { start: position, length, is_exact: true }))
             }
             Err(NotRecord::Short(_) | NotRecord::Bad) => Err(ReadError::Corrupt { position }),
         }
@@ -351,13 +354,6 @@ impl Reader {
         }
         let after = self.leg.high.max(self.page.retired_through);
         after < through && self.begin_leg(log, forwards_leg(after, through))
-    }
-}
-
-impl Step {
-    /// Whether it reads the record at `position` and nothing else.
-    fn is_for(&self, position: Position) -> bool {
-        matches!(self, Self::Read { start, .. } if *start == position)
     }
 }
 
@@ -410,7 +406,8 @@ fn read_around(log: &Log, position: Position) -> Result<Step, ReadError> {
         return Err(ReadError::Corrupt { position });
     }
     let length = u32::try_from(end - start).expect("a window is small");
-    Ok(Step::Read { start: Position::new(position.log(), start), length })
+    let start = Position::new(position.log(), start);
+    Ok(Step::Read { start, length, is_exact: false })
 }
 
 const _: () = assert!(BEFORE_BYTES + BEHIND_BYTES <= 64 << 10);

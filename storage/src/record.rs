@@ -260,7 +260,7 @@ mod tests {
 
     fn sealed(position: Position, body: &[u8]) -> Vec<u8> {
         let header = Header {
-            length: (RECORD_HEADER_BYTES + body.len()) as u32,
+            length: u32::try_from(RECORD_HEADER_BYTES + body.len()).unwrap(),
             kind: KIND_FIRST,
             partition: Partition(9),
             epoch: 3,

@@ -228,14 +228,9 @@ impl Replay<'_> {
             }
             if record.sequence != 0 {
                 let who = (record.entity, record.partition);
-                index.replay(who, record.sequence, record.position).map_err(|_| {
-                    OpenError::Damage {
-                        file: FileId::Segment { log, base: 0 },
-                        offset: record.position.offset(),
-                        position: record.position,
-                        what: "a record before this one is missing",
-                    }
-                })?;
+                index
+                    .replay(who, record.sequence, record.position)
+                    .map_err(|_| files.damage(record.position, "a record before it is missing"))?;
             }
             *records_count += 1;
             visit(Recovered::Record(*record));

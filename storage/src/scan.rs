@@ -115,6 +115,14 @@ impl LogFiles {
         FileId::Segment { log: self.identity.log, base: segment.base }
     }
 
+    /// Refuses the log because of what is, or is not, at `position`.
+    pub(crate) fn damage(&self, position: Position, what: &'static str) -> OpenError {
+        let bad = position.offset();
+        let index = self.segments.partition_point(|segment| segment.end() <= bad);
+        let segment = &self.segments[index.min(self.segments.len() - 1)];
+        damage(self.file(segment), segment.base, bad, self.identity.log, what)
+    }
+
     /// Passes every record from offset `from` on to `visit`, in order. Whatever is below
     /// `vouched` must be there: a snapshot was made of it.
     pub(crate) fn scan(

@@ -116,10 +116,11 @@ impl SnapshotWriter {
         matches!(self.stage, Stage::Begun | Stage::Filling) && self.filled.len() < FILL_BYTES
     }
 
-    /// Adds an entry of the engine. It must have asked [`SnapshotWriter::wants_more`].
+    /// Adds an entry of the engine, which asks [`SnapshotWriter::wants_more`] before each bite of
+    /// them.
     pub fn push(&mut self, kind: u16, partition: Partition, body: &[u8]) {
         assert!(kind >= KIND_FIRST && body.len() <= SNAPSHOT_ENTRY_BYTES_MAX);
-        assert!(self.wants_more(), "entries are pushed only while they are wanted");
+        assert!(matches!(self.stage, Stage::Begun | Stage::Filling), "nothing follows the end");
         self.encode_entry(kind, partition, body);
     }
 

@@ -4,8 +4,8 @@
 mod support;
 
 use proptest::prelude::*;
-use storage::{DiskOp, PageQuery, ReadError, Readers, Walk};
-use support::{Disk, append, append_durable, read, settle, start_one};
+use storage::{DiskOp, PageQuery, ReadError, Readers, Settings, Walk};
+use support::{Disk, append, append_durable, read, settings, settle, start_one, start_with};
 
 /// What a page should hold: sequences, from all bodies of the entity.
 fn expected(lengths: &[usize], query: &PageQuery) -> Vec<u64> {
@@ -130,6 +130,27 @@ fn neighbours_in_the_log_come_with_one_read() {
     }
     assert_eq!(readers.poll_page().unwrap().1.unwrap().records.len(), 80);
     assert_eq!(reads_count, 1);
+}
+
+#[test]
+fn a_record_longer_than_a_read_is_read_whole() {
+    let mut disk = Disk::default();
+    let large = Settings {
+        segment_bytes: 1 << 20,
+        first_segment_bytes: 1 << 20,
+        commit_window_bytes: 1 << 20,
+        record_bytes_max: 200 << 10,
+        ..settings()
+    };
+    let mut log = start_with(&mut disk, 1, large).unwrap().remove(0).0.log;
+    let lengths = [100_000, 10, 150_000, 8200, 64, 70_000];
+    for length in lengths {
+        append_durable(&mut log, &mut disk, 1, &vec![3; length]);
+    }
+    let page = read(&log, &mut disk, newest(10)).unwrap();
+    let mut seen: Vec<usize> = page.records.iter().map(|record| record.body.len()).collect();
+    seen.reverse();
+    assert_eq!(seen, lengths);
 }
 
 #[test]
