@@ -186,9 +186,8 @@ impl Conversation {
         Some(left.min_by_key(|member| member.joined)?.user)
     }
 
-    /// Brings `users` in, but for those who are in. `joined` is the first one's place in the order
-    /// of joining. Members stay sorted: what comes is put behind in one go, and sorting two sorted
-    /// runs merges them.
+    /// Brings `users` in, but for those who are in. `joined` is the first one's place in the
+    /// order of joining. Members stay sorted.
     fn admit(&mut self, users: Users<'_>, after: Sequence, joined: u64, shards_count: u16) {
         let mut fresh: Vec<Member> = (joined..)
             .zip(users.iter())
@@ -199,8 +198,16 @@ impl Conversation {
         fresh.dedup_by_key(|member| member.user);
         let group = self.group.as_mut().expect("only groups admit");
         fresh.iter().for_each(|member| group.on_joined(member, shards_count));
-        self.members.append(&mut fresh);
-        self.members.sort_by_key(|member| member.user);
+        let mut merged = Vec::with_capacity(self.members.len() + fresh.len());
+        let mut there = std::mem::take(&mut self.members).into_iter().peekable();
+        for member in fresh {
+            while let Some(earlier) = there.next_if(|earlier| earlier.user < member.user) {
+                merged.push(earlier);
+            }
+            merged.push(member);
+        }
+        merged.extend(there);
+        self.members = merged;
     }
 
     /// Puts `gone` out, but for those who are not in.

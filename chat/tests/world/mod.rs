@@ -280,6 +280,9 @@ impl World {
     /// Members by name, a star beside admins.
     pub(crate) fn who(&self, conversation: ConversationId) -> String {
         let members = self.owner.members(conversation, 0, usize::MAX);
+        if members.len() > 20 {
+            return format!("{} members", members.len());
+        }
         let star = |role| if role == Role::Admin { "*" } else { "" };
         let mut names: Vec<String> =
             members.map(|it| format!("{}{}", it.speaker.name, star(it.role))).collect();
