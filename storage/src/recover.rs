@@ -140,27 +140,28 @@ impl Replay<'_> {
         wanted: &[bool],
     ) -> Result<Vec<(u16, Scanned)>, OpenError> {
         let epoch = self.start.manifest.epochs[epoch_index];
-        let is_owner = |partition: usize, shard: ShardId| {
-            let partition = u16::try_from(partition).expect("there are 4096");
-            wanted[usize::from(partition)]
-                && Partition(partition).shard(epoch.shards_count) == shard
-        };
+        let wanted_shards: Vec<Option<u16>> = (0..PARTITIONS_COUNT)
+            .zip(wanted)
+            .map(|(partition, is_wanted)| {
+                is_wanted.then(|| Partition(partition).shard(epoch.shards_count).0)
+            })
+            .collect();
         let mut earlier = vec![false; wanted.len()];
         let mut sources = Vec::new();
-        for shard in (0..epoch.shards_count).map(ShardId) {
-            let log = epoch.log(shard);
-            if !(0..wanted.len()).any(|partition| is_owner(partition, shard)) {
+        for shard in 0..epoch.shards_count {
+            if !wanted_shards.contains(&Some(shard)) {
                 continue;
             }
+            let log = epoch.log(ShardId(shard));
             let snapshot = self.newest_snapshot(folder, log)?;
-            if snapshot.is_none() {
-                for (partition, is_needed) in earlier.iter_mut().enumerate() {
-                    *is_needed |= is_owner(partition, shard);
+            if snapshot.is_none() && epoch_index > 0 {
+                for (is_needed, wanted_shard) in earlier.iter_mut().zip(&wanted_shards) {
+                    *is_needed |= *wanted_shard == Some(shard);
                 }
             }
             sources.push((log, snapshot));
         }
-        if epoch_index > 0 && earlier.contains(&true) {
+        if earlier.contains(&true) {
             self.epoch(folder, epoch_index - 1, &earlier)?;
         }
         let mut ends = Vec::new();

@@ -35,7 +35,9 @@ fn walks() -> impl Strategy<Value = Walk> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 64, failure_persistence: None, ..Default::default()
+    })]
 
     #[test]
     fn a_page_is_the_models_slice_in_the_models_order(
@@ -59,8 +61,8 @@ proptest! {
                 let query = PageQuery { entity, walk, records_max, bytes_max };
                 let page = read(&log, &mut disk, query).unwrap();
                 let lengths = &model[entity as usize];
-                let sequences: Vec<u64> = page.records.iter().map(|record| record.sequence).collect();
-                prop_assert_eq!(sequences, expected(lengths, &query));
+                let found = page.records.iter().map(|record| record.sequence);
+                prop_assert_eq!(found.collect::<Vec<u64>>(), expected(lengths, &query));
                 for record in page.records {
                     let index = record.sequence as usize - 1;
                     prop_assert_eq!(record.body, vec![index as u8; lengths[index]]);

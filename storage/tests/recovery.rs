@@ -80,12 +80,13 @@ fn tiny() -> Settings {
     }
 }
 
-/// Every bit of the words that are not zero, and one of each that is.
+/// Every bit of the words that are not zero, and one of each line of words that are.
 fn bits_worth_flipping(bytes: &[u8]) -> Vec<usize> {
     let words = bytes.chunks_exact(8).enumerate();
     words
         .flat_map(|(index, word)| {
-            let bits_count = if word.iter().all(|byte| *byte == 0) { 1 } else { 64 };
+            let is_zero = word.iter().all(|byte| *byte == 0);
+            let bits_count = if is_zero { usize::from(index % 8 == 3) } else { 64 };
             (0..bits_count).map(move |bit| index * 64 + bit * (index % 63 + 1) % 64)
         })
         .collect()
