@@ -7,7 +7,7 @@
 mod host;
 mod value;
 
-pub use host::{Host, Plan};
+pub use host::{Host, Placement};
 pub use value::{Durability, LogFormat, LogLevel, Pin};
 
 use clap::{Arg, ArgMatches, Command};

@@ -1,8 +1,8 @@
-//! From what was set and what the host has to what a process does.
+//! From what was set and what the host has to how many shards there are, where, and how large.
 
 use super::{Config, ConfigError, Pin};
 
-/// What of the host bears on the plan. The caller measures it.
+/// What of the host bears on the placement. The caller measures it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// CPUs the process may use, by number.
@@ -13,7 +13,7 @@ pub struct Host {
 
 /// What `auto` comes to on a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct Placement {
     /// The CPU of each shard; none where the kernel decides. As many as there are shards.
     pub pins: Vec<Option<usize>>,
     /// Connections a shard takes.
@@ -24,7 +24,7 @@ pub struct Plan {
 const FILES_SPARE: u64 = 256;
 const CONNECTIONS_MAX: u64 = 4_000_000;
 
-impl Plan {
+impl Placement {
     /// How many shards there are.
     pub fn shards_count(&self) -> u16 {
         u16::try_from(self.pins.len()).expect("the configuration bounds the shards")
@@ -32,8 +32,8 @@ impl Plan {
 }
 
 impl Config {
-    /// The plan on `host`, or what of it the host cannot give.
-    pub fn plan(&self, host: &Host) -> Result<Plan, ConfigError> {
+    /// The placement on `host`, or what of it the host cannot give.
+    pub fn place(&self, host: &Host) -> Result<Placement, ConfigError> {
         let cpus_count = host.cpus_allowed.len();
         let shards_count = match (self.shards, &self.pin) {
             (Some(shards), _) => usize::from(shards),
@@ -56,7 +56,7 @@ impl Config {
             }
             Pin::Auto | Pin::None => vec![None; shards_count],
         };
-        Ok(Plan { connections_max: self.connections_a_shard(host, shards_count)?, pins })
+        Ok(Placement { connections_max: self.connections_a_shard(host, shards_count)?, pins })
     }
 
     fn connections_a_shard(&self, host: &Host, shards_count: usize) -> Result<u32, ConfigError> {

@@ -164,22 +164,22 @@ fn host(cpus_count: usize, open_files_max: u64) -> Host {
 
 #[test]
 fn auto_is_a_shard_for_each_cpu_with_an_equal_share_of_the_files() {
-    let plan = Config::default().plan(&host(4, 20_256)).unwrap();
+    let placement = Config::default().place(&host(4, 20_256)).unwrap();
     assert_eq!(
-        plan,
-        Plan { pins: vec![Some(0), Some(1), Some(2), Some(3)], connections_max: 5000 }
+        placement,
+        Placement { pins: vec![Some(0), Some(1), Some(2), Some(3)], connections_max: 5000 }
     );
 }
 
 #[test]
 fn more_shards_than_cpus_are_not_pinned() {
-    let plan = from_file("shards = 3").unwrap().plan(&host(2, 20_000)).unwrap();
-    assert_eq!((plan.shards_count(), plan.pins), (3, vec![None, None, None]));
+    let placement = from_file("shards = 3").unwrap().place(&host(2, 20_000)).unwrap();
+    assert_eq!((placement.shards_count(), placement.pins), (3, vec![None, None, None]));
 }
 
 #[test]
 fn a_host_that_cannot_give_what_was_asked_is_refused_in_a_sentence() {
-    let wrong = |text: &str, host: &Host| from_file(text).unwrap().plan(host).unwrap_err();
+    let wrong = |text: &str, host: &Host| from_file(text).unwrap().place(host).unwrap_err();
     assert_eq!(
         wrong("pin = '7'", &host(2, 20_000)).to_string(),
         "pin names CPU 7, which this process may not use; it may use [0, 1]"
