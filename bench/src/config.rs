@@ -186,7 +186,9 @@ impl Config {
             return refuse("a user prefix is 1 to 40 letters, digits, or any of _.:@-");
         }
         if !self.any_target && !self.target.ip().is_loopback() {
-            return refuse("the target is not this machine: say --i-own-this-target if it is yours");
+            return refuse(
+                "the target is not this machine: say --i-own-this-target if it is yours",
+            );
         }
         Ok(())
     }

@@ -13,9 +13,9 @@ use crate::clock::Nanos;
 use std::sync::LazyLock;
 
 /// Bytes in front of the filler.
-pub const STAMP_BYTES: usize = 32;
+pub(crate) const STAMP_BYTES: usize = 32;
 /// Shortest content: the stamp and a little filler.
-pub const CONTENT_BYTES_MIN: usize = 40;
+pub(crate) const CONTENT_BYTES_MIN: usize = 40;
 const MAGIC: u32 = 0x4c43_524f;
 const STARTS_COUNT: usize = 256;
 
@@ -26,7 +26,7 @@ static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 /// A well-spread function of `value`; also the digest of a counter.
-pub fn mix(value: u64) -> u64 {
+pub(crate) fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
@@ -34,13 +34,13 @@ pub fn mix(value: u64) -> u64 {
 
 /// What a message says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// Index of the sending user.
-    pub sender: u32,
+    pub(crate) sender: u32,
     /// The sender's number for it in this conversation, from 1, without holes.
-    pub counter: u32,
+    pub(crate) counter: u32,
     /// When it should have been sent.
-    pub intended: Nanos,
+    pub(crate) intended: Nanos,
 }
 
 impl Stamp {
@@ -56,7 +56,7 @@ impl Stamp {
     }
 
     /// Appends a content of `bytes` bytes.
-    pub fn put(&self, out: &mut Vec<u8>, bytes: usize) {
+    pub(crate) fn put(&self, out: &mut Vec<u8>, bytes: usize) {
         assert!(bytes >= CONTENT_BYTES_MIN, "checked where the run was described");
         let mut stamp = [0; STAMP_BYTES];
         stamp[..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -69,7 +69,7 @@ impl Stamp {
     }
 
     /// Reads a content, and checks every byte of it. `None` means that it was damaged.
-    pub fn read(content: &[u8]) -> Option<Self> {
+    pub(crate) fn read(content: &[u8]) -> Option<Self> {
         let (stamp, filler) = content.split_first_chunk::<STAMP_BYTES>()?;
         let word = |at: usize| u32::from_le_bytes(*stamp[at..].first_chunk().expect("in 32"));
         let long = |at: usize| u64::from_le_bytes(*stamp[at..].first_chunk().expect("in 32"));

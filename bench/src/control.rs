@@ -40,13 +40,11 @@ pub struct Control {
 /// Where the rings wait for each other.
 #[derive(Debug, Default)]
 pub(crate) struct Stages {
-    /// Rings whose connections are all ready.
-    pub(crate) connected: AtomicU32,
     /// Groups that exist.
     pub(crate) groups_made: AtomicU32,
     /// When traffic starts; set once, by the first to see that all is ready.
     pub(crate) start: AtomicU64,
-    /// Rings that found nothing left to wait for.
+    /// Some ring could not go on, so the run is over.
     pub(crate) has_failed: AtomicBool,
     /// Ids of the groups, by number.
     pub(crate) groups: Mutex<Vec<u128>>,

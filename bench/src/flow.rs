@@ -200,7 +200,8 @@ impl Flow {
         while !partial.is_empty() {
             match frame::decode(&partial).map_err(bad_frame)? {
                 Decoded::Incomplete { bytes_needed } => {
-                    let (front, behind) = rest.split_at(rest.len().min(bytes_needed - partial.len()));
+                    let (front, behind) =
+                        rest.split_at(rest.len().min(bytes_needed - partial.len()));
                     if front.is_empty() {
                         self.connection(slot).partial = partial;
                         return Ok(());
@@ -242,7 +243,8 @@ impl Flow {
             Kind::MessageSent => self.acked(slot, frame, now),
             Kind::SyncBatch => self.synced(slot, frame.body, now),
             Kind::Authenticated => {
-                let body = Authenticated::decode(frame.body).map_err(|e| bad_body(frame.kind, e))?;
+                let body =
+                    Authenticated::decode(frame.body).map_err(|e| bad_body(frame.kind, e))?;
                 self.heartbeat.interval = u64::from(body.heartbeat_interval_s.max(1)) * SECOND;
                 self.ready(slot);
                 Ok(())
@@ -282,8 +284,7 @@ impl Flow {
     }
 
     fn refused(&mut self, slot: u32, frame: Frame<'_>, now: Nanos) -> Result<(), Fault> {
-        let (head, text) =
-            wire::body::error(frame.body).map_err(|e| bad_body(frame.kind, e))?;
+        let (head, text) = wire::body::error(frame.body).map_err(|e| bad_body(frame.kind, e))?;
         let code = ErrorCode::from_number(head.code());
         let is_momentary = matches!(code, Some(ErrorCode::Busy | ErrorCode::RateLimited));
         let is_message = self.connection(slot).state == State::Live && frame.reference > GREETING;

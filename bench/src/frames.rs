@@ -1,7 +1,7 @@
 //! The frames a generator says and reads, at either door.
 
-use crate::content::Stamp;
 use crate::clock::Nanos;
+use crate::content::Stamp;
 use wire::body::{SendMessage, Target};
 use wire::generated::{CursorHead, Id128, SendHead};
 use wire::{ClientMessageId, ConversationId, Kind, frame};
@@ -17,23 +17,23 @@ pub const RELAY_ACK_BODY_BYTES: usize = 64;
 
 /// How the messages of one run are dressed.
 #[derive(Clone, Debug)]
-pub struct Dress {
+pub(crate) struct Dress {
     /// Told apart from other runs of the same users.
-    pub salt: u32,
+    pub(crate) salt: u32,
     /// Bytes of content.
-    pub content_bytes: usize,
+    pub(crate) content_bytes: usize,
 }
 
 impl Dress {
     /// The name under which a sender's message may be retried.
-    pub fn client_message(&self, stamp: &Stamp) -> ClientMessageId {
+    pub(crate) fn client_message(&self, stamp: &Stamp) -> ClientMessageId {
         let who = (u64::from(self.salt) << 32) | u64::from(stamp.sender);
         ClientMessageId((u128::from(who) << 64) | u128::from(stamp.counter))
     }
 
     /// Appends a message for `target`. Its due time is the frame's reference, so that the reply
     /// carries all that a latency needs.
-    pub fn put_message(&self, out: &mut Vec<u8>, target: Target<'_>, stamp: &Stamp) {
+    pub(crate) fn put_message(&self, out: &mut Vec<u8>, target: Target<'_>, stamp: &Stamp) {
         let client_message = self.client_message(stamp);
         let message = SendMessage { target, client_message, message_kind: 0, content: &[] };
         let recipient = match target {
@@ -48,7 +48,7 @@ impl Dress {
     }
 
     /// Appends a message of the same size for the relay to pass on to `reference`.
-    pub fn put_relay_message(&self, out: &mut Vec<u8>, reference: u64, stamp: &Stamp) {
+    pub(crate) fn put_relay_message(&self, out: &mut Vec<u8>, reference: u64, stamp: &Stamp) {
         let client_message: Id128 = self.client_message(stamp).0.into();
         let when: Id128 = u128::from(stamp.intended).into();
         let head = SendHead::new(&when, &client_message, 0, 0, 0, 0);

@@ -131,7 +131,8 @@ impl Lane {
             return Wait::Ready;
         }
         let due = self.flow.arrivals.as_ref().map_or(Nanos::MAX, Arrivals::due);
-        let due = if self.stage == Stage::Running { due.min(now + SLEEP_MAX) } else { now + SLEEP_MAX };
+        let due =
+            if self.stage == Stage::Running { due.min(now + SLEEP_MAX) } else { now + SLEEP_MAX };
         let now = clock::now();
         if due <= now { Wait::Ready } else { Wait::One(due - now) }
     }
@@ -235,8 +236,11 @@ impl Lane {
         }
         let wishes = &mut self.flow.wishes;
         for slot in wishes.receives.drain(..) {
-            self.uring.receive(slot);
-            self.flow.connections[slot as usize].is_receiving = true;
+            let connection = &mut self.flow.connections[slot as usize];
+            if matches!(connection.state, State::Greeting | State::Live) {
+                connection.is_receiving = true;
+                self.uring.receive(slot);
+            }
         }
         for slot in wishes.cancels.drain(..) {
             self.uring.cancel_receive(slot);
@@ -309,7 +313,7 @@ impl Lane {
             return;
         }
         // Out of buffers is no fault: they are all given back within the turn.
-        if result > 0 || result == -libc::ENOBUFS {
+        if result > 0 || completion.is_out_of_buffers() {
             if self.flow.connection(slot).state != State::Ending {
                 self.flow.wishes.receives.push(slot);
             }

@@ -39,7 +39,7 @@ impl Flow {
         }
     }
 
-    fn offer_one(&mut self, slot: u32, intended: Nanos) {
+    pub(crate) fn offer_one(&mut self, slot: u32, intended: Nanos) {
         self.tally.offered += 1;
         if self.measured.contains(&intended) {
             self.tally.measured_offered += 1;

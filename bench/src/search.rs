@@ -1,11 +1,11 @@
 //! The highest rate that a server keeps up with, by short trials.
 
+use crate::Error;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::config::Config;
 use crate::control::Control;
 use crate::report::Report;
 use crate::run::{Watch, run};
-use crate::Error;
 use std::sync::Arc;
 
 /// When a rate counts as kept up with, and how finely it is looked for.

@@ -72,6 +72,13 @@ pub struct Completion {
     pub buffer: Option<u16>,
 }
 
+impl Completion {
+    /// Whether a receive ended only because all buffers were in use; no byte was lost.
+    pub fn is_out_of_buffers(&self) -> bool {
+        self.result == -libc::ENOBUFS
+    }
+}
+
 /// How long `enter` may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
@@ -110,6 +117,7 @@ pub struct Uring {
     flights: Vec<Flight>,
     spare: Vec<Vec<u8>>,
     /// Addresses named by queued connects; only ever added to, so pointers into them stay good.
+    #[expect(clippy::vec_box, reason = "an address must not move when another is added")]
     addresses: Vec<Box<SockAddr>>,
     enters_count: u64,
     /// The kernel ties the ring to the thread that made it.
