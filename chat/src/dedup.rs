@@ -1,14 +1,17 @@
 //! Which messages were retries of which: a ring of the newest messages and a table into it.
 //!
 //! Oldest first out, whether by age or because the ring is full. The table probes linearly and
-//! closes gaps as it removes, so that it never needs a rebuild while the ring stays its size.
+//! closes gaps as it removes, so that it never needs a rebuild while the ring stays its size. Its
+//! slots hold enough of the key that probing stays within a cache line or two of the table.
 
 use crate::settings::WallMillis;
 use std::collections::VecDeque;
 use wire::{Hlc, Partition, Sequence};
 
-const EMPTY: u32 = u32::MAX;
-const ORDINAL_MASK: u32 = u32::MAX >> 1;
+/// A slot of the table: 32 bits of the key, a bit that says it is taken, 31 bits of an ordinal.
+const EMPTY: u64 = 0;
+const TAKEN: u64 = 1 << 31;
+const ORDINAL_MASK: u64 = TAKEN - 1;
 const TABLE_SLOTS_MIN: usize = 64;
 const SEQUENCE_BITS: u32 = 48;
 
@@ -43,7 +46,7 @@ pub(crate) struct Dedup {
     entries: VecDeque<Entry>,
     /// The ordinal of the front entry; the first ever is 0.
     front: u64,
-    table: Vec<u32>,
+    table: Vec<u64>,
     entries_max: usize,
     window_ms: u64,
     /// Whether an entry had to go before its time.
@@ -109,7 +112,7 @@ impl Dedup {
             self.grow();
         }
         let (Ok((slot, _)) | Err(slot)) = self.index_in_table(entry.key);
-        self.table[slot] = low(self.front + self.entries.len() as u64);
+        self.table[slot] = table_entry(entry.key, self.front + self.entries.len() as u64);
         self.entries.push_back(entry);
         assert!(self.entries.len() <= self.entries_max);
     }
@@ -153,7 +156,7 @@ impl Dedup {
                 if self.table[slot] == EMPTY {
                     return;
                 }
-                let ideal = self.ideal_slot(self.entries[self.index(self.table[slot])].key);
+                let ideal = self.ideal_slot(self.table[slot]);
                 // Moves only if the gap lies on its way from its ideal slot to where it is.
                 if (slot.wrapping_sub(ideal) & mask) >= (slot.wrapping_sub(gap) & mask) {
                     break;
@@ -169,27 +172,29 @@ impl Dedup {
         self.table.clear();
         self.table.resize(slots_count, EMPTY);
         for index in 0..self.entries.len() {
-            let (Ok((slot, _)) | Err(slot)) = self.index_in_table(self.entries[index].key);
-            self.table[slot] = low(self.front + index as u64);
+            let key = self.entries[index].key;
+            let (Ok((slot, _)) | Err(slot)) = self.index_in_table(key);
+            self.table[slot] = table_entry(key, self.front + index as u64);
         }
     }
 
-    fn ideal_slot(&self, key: u128) -> usize {
-        #[expect(clippy::cast_possible_truncation, reason = "any bits of the key will do")]
-        let bits = (key >> 64) as usize;
-        bits & (self.table.len() - 1)
+    /// Where a table entry wants to be.
+    fn ideal_slot(&self, entry: u64) -> usize {
+        usize::try_from(entry >> 32).expect("32 bits") & (self.table.len() - 1)
     }
 
-    fn index(&self, ordinal: u32) -> usize {
-        (ordinal.wrapping_sub(low(self.front)) & ORDINAL_MASK) as usize
+    fn index(&self, entry: u64) -> usize {
+        let behind = (entry & ORDINAL_MASK).wrapping_sub(self.front) & ORDINAL_MASK;
+        usize::try_from(behind).expect("31 bits")
     }
 
     /// Where `key` is in the table and in the ring, or which slot of the table would take it.
     fn index_in_table(&self, key: u128) -> Result<(usize, usize), usize> {
-        let mut slot = self.ideal_slot(key);
+        let wanted = table_entry(key, 0);
+        let mut slot = self.ideal_slot(wanted);
         while self.table[slot] != EMPTY {
             let index = self.index(self.table[slot]);
-            if self.entries[index].key == key {
+            if self.table[slot] >> 32 == wanted >> 32 && self.entries[index].key == key {
                 return Ok((slot, index));
             }
             slot = (slot + 1) & (self.table.len() - 1);
@@ -198,11 +203,12 @@ impl Dedup {
     }
 }
 
-/// What the table holds of an ordinal. A ring has at most 2^30 entries, so 31 bits tell them
-/// apart and the top bit is left for `EMPTY`.
-#[expect(clippy::cast_possible_truncation, reason = "masked to 31 bits")]
-fn low(ordinal: u64) -> u32 {
-    (ordinal & u64::from(ORDINAL_MASK)) as u32
+/// What the table holds of a message. A ring has at most 2^30 entries, so 31 bits tell their
+/// ordinals apart.
+fn table_entry(key: u128, ordinal: u64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "any 32 bits of the key will do")]
+    let bits = (key >> 64) as u32;
+    (u64::from(bits) << 32) | TAKEN | (ordinal & ORDINAL_MASK)
 }
 
 #[cfg(test)]

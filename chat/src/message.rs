@@ -7,7 +7,7 @@ use crate::owner::Owner;
 use crate::record::{Message, Record};
 use crate::settings::WallMillis;
 use wire::limits::CONTENT_BYTES_MAX;
-use wire::{ClientMessageId, ConversationId, ErrorCode, Hlc, MessageId, Sequence};
+use wire::{ClientMessageId, ConversationId, ErrorCode, Hlc, IdKey, MessageId, Sequence, UserKey};
 
 /// A message that has no place yet.
 pub(crate) struct Draft<'a> {
@@ -16,9 +16,26 @@ pub(crate) struct Draft<'a> {
     pub(crate) content: &'a [u8],
 }
 
+/// The key that was made last. Deciding and applying a message need the same one, one after the
+/// other, and hashing is the dearest thing that either does.
+#[derive(Default)]
+pub(crate) struct Retry {
+    of: (ConversationId, UserKey, ClientMessageId),
+    key: u128,
+}
+
+impl Retry {
+    fn key(&mut self, ids: &IdKey, of: (ConversationId, UserKey, ClientMessageId)) -> u128 {
+        if self.of != of || self.key == 0 {
+            *self = Self { of, key: ids.retry(of.0, of.1, of.2) };
+        }
+        self.key
+    }
+}
+
 impl Owner {
     pub(crate) fn decide_send<'a>(
-        &self,
+        &mut self,
         wall: WallMillis,
         sender: Speaker<'a>,
         (id, recipient): (ConversationId, Option<Speaker<'a>>),
@@ -31,10 +48,12 @@ impl Owner {
         let (sequence, recipient) = match (self.conversations.find(id.0), recipient) {
             (Some(conversation), _) => {
                 conversation.expect_member(sender.user)?;
-                if let Some(duplicate) = self.find_duplicate(wall, conversation, &sender, &draft) {
+                let next = conversation.last.next();
+                let of = (id, sender.user, client_message);
+                if let Some(duplicate) = self.find_duplicate(wall, of) {
                     return Ok(duplicate);
                 }
-                (conversation.last.next(), None)
+                (next, None)
             }
             (None, None) => return Err(Refusal::NOT_FOUND),
             (None, Some(recipient)) => {
@@ -56,27 +75,25 @@ impl Owner {
     }
 
     fn find_duplicate<'a>(
-        &self,
+        &mut self,
         wall: WallMillis,
-        conversation: &Conversation,
-        sender: &Speaker<'_>,
-        draft: &Draft<'_>,
+        of: (ConversationId, UserKey, ClientMessageId),
     ) -> Option<Decision<'a>> {
-        if draft.client_message == ClientMessageId(0) {
+        if of.2 == ClientMessageId(0) {
             return None;
         }
-        let key = self.settings.ids.retry(conversation.id, sender.user, draft.client_message);
+        let key = self.retry.key(&self.settings.ids, of);
         let first = self.dedup.find(key, wall)?;
         let sequence = first.sequence();
-        let message = MessageId::new(first.hlc, conversation.id, sequence);
+        let message = MessageId::new(first.hlc, of.0, sequence);
         Some(Decision::Duplicate { message, sequence })
     }
 
     pub(crate) fn apply_message(&mut self, message: &Message<'_>, hlc: Hlc) {
         if message.client_message != ClientMessageId(0) {
-            let (conversation, sender) = (message.conversation, message.sender.user);
-            let key = self.settings.ids.retry(conversation, sender, message.client_message);
-            let partition = conversation.partition();
+            let of = (message.conversation, message.sender.user, message.client_message);
+            let key = self.retry.key(&self.settings.ids, of);
+            let partition = message.conversation.partition();
             self.dedup.insert(Entry::new(key, hlc, partition, message.sequence));
         }
         let slot = match (self.conversations.slot_of(message.conversation.0), message.recipient) {

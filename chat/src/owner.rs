@@ -24,6 +24,7 @@ pub struct Owner {
     pub(crate) conversations: Slab<Conversation>,
     pub(crate) dedup: Dedup,
     pub(crate) receipts: Receipts,
+    pub(crate) retry: crate::message::Retry,
     pub(crate) clock: Hlc,
     pub(crate) orphans_count: u64,
 }
@@ -37,6 +38,7 @@ impl Owner {
             conversations: Slab::new(),
             dedup: Dedup::new(settings.dedup_entries_max, settings.dedup_window_ms),
             receipts: Receipts::default(),
+            retry: crate::message::Retry::default(),
             clock: Hlc(0),
             orphans_count: 0,
         }

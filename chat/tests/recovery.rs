@@ -1,5 +1,7 @@
 //! What comes back after a restart: whole logs, snapshots taken while work went on, any bytes.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 mod world;
 
 use chat::record::kind;

@@ -10,6 +10,7 @@
 //! bob sees team                  bob lists team           who team
 //! ```
 #![allow(dead_code, reason = "each test binary uses its own part of the world")]
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 use chat::record::Message;
 use chat::{
@@ -122,10 +123,7 @@ impl World {
             ["who", place] => self.who(self.place("", place)),
             [who, "sees", place] => self.sees(who, place),
             [who, "lists", place] => self.lists(who, place),
-            [ref words @ ..] => {
-                let words: Vec<&str> = words.to_vec();
-                self.command(text, &words)
-            }
+            ref words => self.command(text, words),
         };
         if self.is_replayed {
             let again = replay(self.settings, &self.log);
