@@ -11,6 +11,9 @@ pub const SECOND: Nanos = 1_000_000_000;
 /// Nanoseconds of a millisecond.
 pub const MILLISECOND: Nanos = 1_000_000;
 
+/// Nanoseconds of a microsecond.
+pub const MICROSECOND: Nanos = 1_000;
+
 static ORIGIN: OnceLock<Instant> = OnceLock::new();
 
 /// The time. Never zero, so that zero can mean "not yet".

@@ -98,6 +98,9 @@ pub struct Config {
     pub rate: f64,
     /// How arrivals are spread.
     pub spread: Spread,
+    /// Shortest time between two turns that send: what is due meanwhile shares a send, as at a
+    /// gateway. It counts as offer lag.
+    pub turn: Nanos,
     /// Bytes of content.
     pub content_bytes: usize,
     /// Makes the run repeatable.
@@ -135,6 +138,7 @@ impl Config {
             door: Door::Native,
             rate: 10_000.0,
             spread: Spread::Poisson,
+            turn: 0,
             content_bytes: 128,
             seed: 1,
             user_prefix: "b1-".to_owned(),

@@ -378,9 +378,7 @@ impl Flow {
         if matches!(connection.state, State::Ending | State::Closing | State::Down) {
             return;
         }
-        if connection.was_ready {
-            self.tally.disconnects += 1;
-        }
+        self.tally.disconnects += u64::from(connection.state == State::Live);
         connection.state = State::Ending;
         connection.partial = Vec::new();
         connection.unmarked = 0;

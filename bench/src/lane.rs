@@ -55,6 +55,7 @@ struct Lane {
     start: Nanos,
     end: Nanos,
     deadline: Nanos,
+    next_offer: Nanos,
     published: Tally,
 }
 
@@ -86,6 +87,7 @@ pub(crate) fn run(
         start: 0,
         end: Nanos::MAX,
         deadline: clock::now() + config.connect_timeout,
+        next_offer: 0,
         published: Tally::default(),
     };
     lane.work()?;
@@ -100,9 +102,10 @@ impl Lane {
             let now = clock::now();
             self.flow.now = now;
             self.advance(now)?;
-            if self.stage == Stage::Running {
+            if self.stage == Stage::Running && now >= self.next_offer {
                 self.flow.roll(now);
                 self.flow.offer(now, self.end);
+                self.next_offer = now + self.flow.config.turn;
             }
             self.flow.timers(now);
             self.grant_wishes(now);
@@ -130,9 +133,12 @@ impl Lane {
         if was_busy || self.uring.has_ready() {
             return Wait::Ready;
         }
-        let due = self.flow.arrivals.as_ref().map_or(Nanos::MAX, Arrivals::due);
-        let due =
-            if self.stage == Stage::Running { due.min(now + SLEEP_MAX) } else { now + SLEEP_MAX };
+        let mut due = now + SLEEP_MAX;
+        if self.stage == Stage::Running
+            && let Some(arrivals) = &self.flow.arrivals
+        {
+            due = due.min(arrivals.due().max(self.next_offer));
+        }
         let now = clock::now();
         if due <= now { Wait::Ready } else { Wait::One(due - now) }
     }

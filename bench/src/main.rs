@@ -1,7 +1,7 @@
 //! `ringmain-bench`: the load generator's command line.
 
 use bench::arrivals::Spread;
-use bench::clock::{MILLISECOND, Nanos, SECOND};
+use bench::clock::{MICROSECOND, MILLISECOND, Nanos, SECOND};
 use bench::config::rings_for;
 use bench::search::Search;
 use bench::{Config, Control, Door, Report, Scenario, Watch};
@@ -86,6 +86,10 @@ struct Traffic {
     /// How arrivals are spread
     #[arg(long, value_enum, default_value_t = Spread::Poisson)]
     arrivals: Spread,
+    /// Shortest time, in microseconds, between two turns that send; messages due meanwhile share
+    /// sends, as those of a gateway do
+    #[arg(long, default_value_t = 0.0)]
+    turn_us: f64,
     /// Bytes of a message's content
     #[arg(long, default_value_t = 128)]
     size: usize,
@@ -197,6 +201,7 @@ fn configure(common: &Common, scenario: Scenario, door: Door) -> Config {
 fn add_traffic(config: &mut Config, traffic: &Traffic) -> Option<Search> {
     config.rate = traffic.rate;
     config.spread = traffic.arrivals;
+    config.turn = nanos(traffic.turn_us, MICROSECOND);
     config.content_bytes = traffic.size;
     config.duration = nanos(traffic.duration, SECOND);
     config.warmup = nanos(traffic.warmup, SECOND);

@@ -132,18 +132,22 @@ fn show(is_json: bool, found: &impl Serialize, text: &str) {
 
 fn show_sockets(is_json: bool, name: &str, messages_per_round: usize, found: &Found) {
     let messages = found.rounds_per_second * messages_per_round as f64;
-    let text = format!(
-        "{name}: {} connections ({} failed), {:.0} connects/s\n{:.0} rounds/s, {messages:.0} \
-         messages/s, {:.2} us of processor a round (both ends)\nmemory a connection, both ends: \
+    let mut text = format!(
+        "{name}: {} connections ({} failed), {:.0} connects/s\nmemory a connection, both ends: \
          {:.0} B resident, {:.0} B kernel",
         found.connections,
         found.failed,
         found.connects_per_second,
-        found.rounds_per_second,
-        found.cpu_micros_per_round,
         found.resident_bytes_per_connection,
         found.slab_bytes_per_connection,
     );
+    if found.rounds > 0 {
+        let (rounds, micros) = (found.rounds_per_second, found.cpu_micros_per_round);
+        text += &format!(
+            "\n{rounds:.0} rounds/s, {messages:.0} messages/s, {micros:.2} us of processor a \
+             round (both ends)"
+        );
+    }
     show(is_json, found, &text);
 }
 
