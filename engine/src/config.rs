@@ -354,11 +354,11 @@ impl clap::Args for Flags {
 fn flag_argument(key: &Key) -> Arg {
     let default = key.default.trim_matches('"');
     let default = if default.is_empty() { "none" } else { default };
-    let unit = if key.unit.is_empty() { String::new() } else { format!(", {}", key.unit) };
+    let unit = if key.unit.is_empty() { String::new() } else { format!("{}; ", key.unit) };
     let argument = Arg::new(key.name)
         .long(key.flag())
         .value_name(key.takes)
-        .help(format!("{} [default: {default}{unit}]", key.about));
+        .help(format!("{} [{unit}default: {default}]", key.about));
     if key.is_switch {
         argument.num_args(0..=1).require_equals(true).default_missing_value("true")
     } else {

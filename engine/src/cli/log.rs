@@ -66,6 +66,14 @@ pub(super) fn run(command: &Command) -> ExitCode {
     }
 }
 
+/// The folder that `flags` name, if there is one.
+fn open(flags: &Flags) -> Result<DiskFolder, String> {
+    if flags.data.is_dir() {
+        return Ok(DiskFolder::new(&flags.data));
+    }
+    Err(format!("there is no data folder {}: name it with --data", flags.data.display()))
+}
+
 fn sentence(data: &Path, error: &storage::OpenError) -> String {
     format!("{}: {error}", data.display())
 }
@@ -85,7 +93,7 @@ fn print(is_json: bool, object: &Value) {
 }
 
 fn verify(flags: &Flags) -> Result<bool, String> {
-    let mut folder = DiskFolder::new(&flags.data);
+    let mut folder = open(flags)?;
     let reports = storage::verify(&mut folder).map_err(|error| sentence(&flags.data, &error))?;
     for report in &reports {
         print(flags.json, &report_json(report));
@@ -116,7 +124,7 @@ fn report_json(report: &LogReport) -> Value {
 }
 
 fn stat(flags: &Flags) -> Result<(), String> {
-    let mut folder = DiskFolder::new(&flags.data);
+    let mut folder = open(flags)?;
     let stats = storage::stat(&mut folder).map_err(|error| sentence(&flags.data, &error))?;
     for (log, stat) in &stats {
         print(flags.json, &stat_json(*log, stat));
@@ -139,7 +147,7 @@ fn stat_json(log: u16, stat: &LogStat) -> Value {
 }
 
 fn dump(flags: &Flags, filter: DumpFilter, has_content: bool) -> Result<(), String> {
-    let mut folder = DiskFolder::new(&flags.data);
+    let mut folder = open(flags)?;
     let is_json = flags.json;
     storage::dump(&mut folder, filter, &mut |record| print(is_json, &row(record, has_content)))
         .map_err(|error| sentence(&flags.data, &error))

@@ -20,8 +20,6 @@ pub struct Placement {
     pub connections_max: u32,
 }
 
-/// Files a process needs beside its connections: segments, rings, doorbells, listeners.
-const FILES_SPARE: u64 = 256;
 const CONNECTIONS_MAX: u64 = 4_000_000;
 
 impl Placement {
@@ -56,13 +54,13 @@ impl Config {
             }
             Pin::Auto | Pin::None => vec![None; shards_count],
         };
-        Ok(Placement { connections_max: self.connections_a_shard(host, shards_count)?, pins })
+        Ok(Placement { connections_max: self.connections_a_shard(host)?, pins })
     }
 
-    fn connections_a_shard(&self, host: &Host, shards_count: usize) -> Result<u32, ConfigError> {
-        let files_a_shard =
-            host.open_files_max.saturating_sub(FILES_SPARE) / shards_count.max(1) as u64;
-        let allowed = u32::try_from(files_a_shard.min(CONNECTIONS_MAX)).expect("bounded above");
+    fn connections_a_shard(&self, host: &Host) -> Result<u32, ConfigError> {
+        // A ring's table of sockets is bounded by the limit; the process's own table is not used.
+        let allowed = host.open_files_max.min(CONNECTIONS_MAX);
+        let allowed = u32::try_from(allowed).expect("bounded above");
         let wanted = self.connections_max.unwrap_or(allowed);
         if wanted == 0 || wanted > allowed {
             return Err(ConfigError::Conflict(format!(
