@@ -153,8 +153,8 @@ fn a_devices_cursor_never_moves_backwards_and_is_its_own() {
 fn moved_cursors_are_written_once() {
     check(
         "alice joins bob; alice device 1 has bob 3; alice device 1 has bob 4; flush; flush; \
-         alice device 1 has bob 5; alice leaves bob; flush",
-        "joined; moved; moved; 1 written; 0 written; moved; left; 0 written",
+         alice device 1 has bob 5; flush; alice device 1 has bob 6; alice leaves bob; flush",
+        "joined; moved; moved; 1 written; 0 written; moved; 1 written; moved; left; 0 written",
     );
 }
 
@@ -179,10 +179,11 @@ fn a_user_of_whom_nothing_is_left_is_forgotten() {
 fn a_device_too_many_takes_the_place_of_the_one_longest_away() {
     check(
         "alice joins bob; alice device 1 has bob 1; alice device 2 has bob 2; \
-         alice device 3 has bob 3; alice opens 1 on 10; alice device 4 has bob 4; \
+         alice device 3 has bob 3; alice opens 1 on 10; alice closes 10; \
+         alice opens 2 on 11; alice device 4 has bob 4; \
          alice device 1 at bob; alice device 2 at bob; alice device 3 at bob; \
          alice device 4 at bob",
-        "joined; moved; moved; moved; known; moved; 1; never; 3; 4",
+        "joined; moved; moved; moved; known; []; known; moved; 1; 2; never; 4",
     );
 }
 
@@ -251,6 +252,8 @@ struct Facts {
     sessions: BTreeMap<u32, (usize, u64)>,
     places: BTreeMap<(usize, ConversationId), ()>,
     cursors: BTreeMap<(usize, u64, ConversationId), u64>,
+    /// What a user had of a conversation that he left: on return he sees only what is newer.
+    floors: BTreeMap<(usize, ConversationId), u64>,
 }
 
 fn act(home: &mut Home, facts: &mut Facts, (what, who, place, number): Act, next: u32) {
@@ -283,10 +286,13 @@ fn act(home: &mut Home, facts: &mut Facts, (what, who, place, number): Act, next
         5 => {
             home.left(who.user, place);
             facts.places.remove(&(index, place));
+            let floor = facts.floors.entry((index, place)).or_default();
+            *floor += 256;
             facts.cursors.retain(|(user, _, other), _| (*user, *other) != (index, place));
         }
         _ if facts.places.contains_key(&(index, place)) => {
-            let up_to = u64::from(number) + 1;
+            let floor = facts.floors.get(&(index, place)).copied().unwrap_or_default();
+            let up_to = floor + u64::from(number) + 1;
             let before = facts.cursors.entry((index, device, place)).or_default();
             let is_news = home.move_cursor(who.user, DeviceKey(device), place, Sequence(up_to));
             assert_eq!(is_news, up_to > *before);

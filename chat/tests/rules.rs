@@ -96,9 +96,10 @@ fn reading_implies_having() {
 #[test]
 fn a_receipt_beyond_the_newest_message_is_one_for_the_newest() {
     check(
-        "alice -> bob: 1; bob reads alice 99; bob lists alice; alice -> bob: 2; bob lists alice",
+        "alice -> bob: 1; bob reads alice 99; bob lists alice; alice -> bob: 2; bob lists alice; \
+         bob has alice 99; alice -> bob: 3; bob lists alice",
         "sent 1; moved; alice last 1 has 1 read 1 unread 0; sent 2; \
-         alice last 2 has 1 read 1 unread 1",
+         alice last 2 has 1 read 1 unread 1; moved; sent 3; alice last 3 has 2 read 1 unread 2",
     );
 }
 
@@ -274,7 +275,8 @@ fn an_empty_group_has_ended_for_good() {
 fn newcomers_see_only_from_their_joining_on() {
     check(
         "alice creates team with bob; alice -> team: 1; alice -> team: 2; \
-         alice adds carol in team; carol sees team; carol lists team; bob -> team: 3; carol sees team; carol lists team; \
+         alice adds carol in team; carol sees team; carol lists team; bob -> team: 3; \
+         carol sees team; carol lists team; \
          bob sees team; bob lists team",
         "alice* bob; sent 1; sent 2; alice* bob carol; 3..2; team last 2 has 0 read 0 unread 0; \
          sent 3; 3..3; team last 3 has 0 read 0 unread 1; 1..3; team last 3 has 0 read 0 unread 0",
