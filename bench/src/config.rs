@@ -14,6 +14,9 @@ pub const CONNECTIONS_PER_RING_MAX: u32 = 19_968;
 /// Most rings of one generator.
 pub const RINGS_MAX: u16 = 256;
 
+/// Most members of a group: as many as one frame can name.
+const MEMBERS_MAX: u32 = 1000;
+
 /// Who sends to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "name", rename_all = "kebab-case")]
@@ -171,6 +174,9 @@ impl Config {
             }
             Scenario::Group { members, senders, .. } if senders > members => {
                 return refuse("more senders than members");
+            }
+            Scenario::Group { members, .. } if members > MEMBERS_MAX => {
+                return refuse("a group has at most 1,000 members");
             }
             _ => {}
         }
