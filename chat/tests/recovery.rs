@@ -176,6 +176,21 @@ fn bite(owner: &Owner, walk: &mut Walk, budget: usize, restored: &mut Owner) -> 
 }
 
 #[test]
+fn a_record_that_is_included_already_changes_nothing() {
+    let mut world = World::new(settings());
+    world.run(
+        "alice creates team with bob; alice -> team: hi #7; alice adds carol in team; \
+         alice renames team to crew; bob reads team 1; flush; bob -> team: hi; \
+         alice removes carol in team; alice renames team to gang",
+    );
+    let before = state(&world.owner);
+    for logged in &world.log {
+        world.owner.apply(&logged.record(), logged.stamp);
+        assert_eq!(state(&world.owner), before, "after kind {:#x}", logged.kind);
+    }
+}
+
+#[test]
 fn every_cut_of_a_record_is_an_error_or_a_shorter_message() {
     let mut world = World::new(settings());
     world.run(

@@ -297,6 +297,16 @@ fn who_was_removed_sees_nothing_and_on_return_only_what_is_new() {
 }
 
 #[test]
+fn receipts_of_before_a_removal_are_not_those_of_after_the_return() {
+    check(
+        "alice creates team with bob carol; alice -> team: 1; bob reads team 1; \
+         alice removes bob in team; alice adds bob in team; flush; bob lists team",
+        "alice* bob carol; sent 1; moved; alice* carol; alice* bob carol; nothing; \
+         team last 1 has 0 read 0 unread 0",
+    );
+}
+
+#[test]
 fn small_groups_tell_each_receipt_to_all() {
     check(
         "alice creates team with bob carol; alice -> team: 1; bob reads team 1; carol has team 1; \
