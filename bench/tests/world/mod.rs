@@ -117,7 +117,7 @@ fn say(mut stream: &TcpStream, kind: Kind, reference: u64, parts: &[&[u8]]) {
 }
 
 fn every(count: Option<usize>, number: usize) -> bool {
-    count.is_some_and(|count| number % count == 0)
+    count.is_some_and(|count| number.is_multiple_of(count))
 }
 
 impl State {
