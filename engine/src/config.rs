@@ -181,7 +181,7 @@ settings! {
         "Connections a shard takes. auto: what the limit on open files allows.";
     accept_budget: u32, "1024", "connections a turn", (1, 65_536),
         "Connections a shard takes in one turn, so that a storm of them leaves room for the rest.";
-    send_queue_bytes_max: u64, "\"256 KiB\"", "bytes a connection", (160 << 10, 64 << 20),
+    send_queue_bytes_max: u64, "\"1 MiB\"", "bytes a connection", (160 << 10, 64 << 20),
         "What may wait for a slow reader before it is closed, to resume later.";
     recv_buffers_count: u32, "4096", "buffers a shard", (16, 32_768),
         "Receive buffers, a power of two.";
