@@ -22,6 +22,8 @@ const SLEEP_MAX: Nanos = MILLISECOND;
 const START_AFTER: Nanos = 20 * MILLISECOND;
 /// Kept after the last expected delivery, for those that nobody expects.
 const LINGER: Nanos = 100 * MILLISECOND;
+/// A turn with so many completions may have left more behind: some kernels hand out 20 at a time.
+const FULL_TURN: usize = 16;
 /// Completions handled between two looks at the clock.
 const COMPLETIONS_PER_LOOK: usize = 64;
 
@@ -113,7 +115,7 @@ impl Lane {
             if !self.flow.lags.is_empty() {
                 self.flow.note_lags(clock::now());
             }
-            let wait = self.wait(!completions.is_empty(), now);
+            let wait = self.wait(completions.len() >= FULL_TURN, now);
             self.uring.enter(wait)?;
             self.uring.reap(&mut completions);
             for batch in completions.chunks(COMPLETIONS_PER_LOOK) {
@@ -128,9 +130,9 @@ impl Lane {
         Ok(())
     }
 
-    /// A turn that found work is followed by one that does not wait.
-    fn wait(&mut self, was_busy: bool, now: Nanos) -> Wait {
-        if was_busy || self.uring.has_ready() {
+    /// A turn that was full is followed by one that does not wait.
+    fn wait(&mut self, was_full: bool, now: Nanos) -> Wait {
+        if was_full || self.uring.has_ready() {
             return Wait::Ready;
         }
         let mut due = now + SLEEP_MAX;

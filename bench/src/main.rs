@@ -133,7 +133,7 @@ enum Receipts {
 #[derive(Args, Debug)]
 struct Common {
     /// The server's native door, or the relay
-    #[arg(long, default_value = "127.0.0.1:7777")]
+    #[arg(long, default_value = "127.0.0.1:7400")]
     target: SocketAddr,
     /// Makes the run repeatable
     #[arg(long, default_value_t = 1)]
