@@ -85,17 +85,20 @@ impl Cursors {
     }
 
     /// A message of this device was given place `sequence`.
-    pub(crate) fn sent(&mut self, conversation: ConversationId, sequence: Sequence) {
+    pub(crate) fn sent(&mut self, now: Duration, conversation: ConversationId, sequence: Sequence) {
         let Some(cursor) = self.cursor(conversation) else { return };
+        let before = cursor.received;
         if sequence.0 > cursor.received {
             cursor.own.insert(sequence.0);
             if cursor.own.len() > OWN_MAX {
                 cursor.own.pop_first();
             }
         }
-        // A cursor at zero knows nothing of what came before this session.
-        if cursor.received > 0 {
-            cursor.absorb_own();
+        cursor.absorb_own();
+        let has_advanced = cursor.received > before;
+        // Else the next session of this device would be brought its own messages.
+        if has_advanced && !self.auto_delivered {
+            self.tell(now, conversation);
         }
     }
 
@@ -190,7 +193,7 @@ mod tests {
     fn a_replay_of_what_was_seen_or_sent_here_is_not_new() {
         let mut cursors = Cursors::new(false);
         assert!(cursors.receive(Duration::ZERO, HERE, Sequence(3)));
-        cursors.sent(HERE, Sequence(5));
+        cursors.sent(Duration::ZERO, HERE, Sequence(5));
         assert!(!cursors.receive(Duration::ZERO, HERE, Sequence(3)));
         assert!(cursors.receive(Duration::ZERO, HERE, Sequence(4)), "another sender's");
         assert!(!cursors.receive(Duration::ZERO, HERE, Sequence(5)), "our own");
@@ -198,9 +201,17 @@ mod tests {
     }
 
     #[test]
+    fn an_own_message_next_in_order_is_told_as_delivered() {
+        let mut cursors = Cursors::new(false);
+        cursors.sent(Duration::ZERO, HERE, Sequence(1));
+        cursors.sent(Duration::ZERO, HERE, Sequence(3));
+        assert_eq!(told(&mut cursors, 50), [(Kind::MarkDelivered, 1)]);
+    }
+
+    #[test]
     fn an_own_message_hides_no_earlier_one_of_somebody_else() {
         let mut cursors = Cursors::new(false);
-        cursors.sent(HERE, Sequence(57));
+        cursors.sent(Duration::ZERO, HERE, Sequence(57));
         assert!(cursors.receive(Duration::ZERO, HERE, Sequence(56)));
     }
 

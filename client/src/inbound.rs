@@ -138,7 +138,7 @@ impl Session {
     fn handle_live(&mut self, now: Duration, frame: &Frame<'_>) -> Result<(), BodyError> {
         match frame.kind {
             Kind::HeartbeatAck => {}
-            Kind::MessageSent => self.handle_sent(frame)?,
+            Kind::MessageSent => self.handle_sent(now, frame)?,
             Kind::Deliver => self.receive(now, &Deliver::decode(frame.body)?, false),
             Kind::SyncBatch => {
                 self.answered(frame.reference);
@@ -184,10 +184,10 @@ impl Session {
         Reference(reference)
     }
 
-    fn handle_sent(&mut self, frame: &Frame<'_>) -> Result<(), BodyError> {
+    fn handle_sent(&mut self, now: Duration, frame: &Frame<'_>) -> Result<(), BodyError> {
         let sent = Sent::decode(frame.body)?;
         self.asked.remove(&frame.reference);
-        self.cursors.sent(sent.conversation, sent.sequence);
+        self.cursors.sent(now, sent.conversation, sent.sequence);
         // A second acknowledgement of one message, after a retry that was not needed, is no news.
         let Some(entry) = self.outbox.remove(sent.client_message) else { return Ok(()) };
         self.events.push_back(Event::Sent {
