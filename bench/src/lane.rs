@@ -8,7 +8,7 @@ use crate::connection::State;
 use crate::control::Control;
 use crate::flow::Flow;
 use crate::tally::Tally;
-use crate::uring::{AddressId, Completion, Op, Sizes, Uring, Wait, sharpen_timers};
+use crate::uring::{AddressId, Completion, FULL_TURN, Op, Sizes, Uring, Wait, sharpen_timers};
 use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,8 +22,6 @@ const SLEEP_MAX: Nanos = MILLISECOND;
 const START_AFTER: Nanos = 20 * MILLISECOND;
 /// Kept after the last expected delivery, for those that nobody expects.
 const LINGER: Nanos = 100 * MILLISECOND;
-/// A turn with so many completions may have left more behind: some kernels hand out 20 at a time.
-const FULL_TURN: usize = 16;
 /// Completions handled between two looks at the clock.
 const COMPLETIONS_PER_LOOK: usize = 64;
 
@@ -131,8 +129,8 @@ impl Lane {
     }
 
     /// A turn that was full is followed by one that does not wait.
-    fn wait(&mut self, was_full: bool, now: Nanos) -> Wait {
-        if was_full || self.uring.has_ready() {
+    fn wait(&self, was_full: bool, now: Nanos) -> Wait {
+        if was_full {
             return Wait::Ready;
         }
         let mut due = now + SLEEP_MAX;

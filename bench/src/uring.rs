@@ -24,6 +24,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 const SUBMISSIONS_COUNT: u32 = 4096;
 /// Most completions that one turn takes.
 pub const COMPLETIONS_PER_TURN_MAX: usize = 512;
+/// A turn with so many completions may have left more behind: some kernels hand out 20 at a time,
+/// so the next one should not wait. After any other it may, since waiting begins by running what
+/// is ready. The kernel's own flag for work left cannot be asked: it was seen to stay set.
+pub const FULL_TURN: usize = 16;
 /// Buffers given back to the allocator rather than kept are those above this size.
 const KEPT_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Most idle send buffers kept for the next turn.
@@ -334,11 +338,6 @@ impl Uring {
             let (is_armed, buffer) = (more(entry.flags()), buffer_select(entry.flags()));
             completions.push(Completion { op, slot, result, is_armed, buffer });
         }
-    }
-
-    /// Whether completions wait, or work that would make some.
-    pub fn has_ready(&mut self) -> bool {
-        !self.ring.completion().is_empty() || self.ring.submission().taskrun()
     }
 }
 

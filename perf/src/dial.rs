@@ -2,7 +2,7 @@
 
 use bench::clock::{self, MILLISECOND, Nanos};
 use bench::outbox::Outbox;
-use bench::uring::{Completion, Op, Sizes, Uring, Wait, sharpen_timers};
+use bench::uring::{Completion, FULL_TURN, Op, Sizes, Uring, Wait, sharpen_timers};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
@@ -100,7 +100,7 @@ impl Dialer<'_> {
             }
             self.begin_if_all_are_open(slots_count);
             self.outbox.flush(&mut self.uring);
-            let is_busy = !completions.is_empty() || self.uring.has_ready();
+            let is_busy = completions.len() >= FULL_TURN;
             self.uring.enter(if is_busy { Wait::Ready } else { Wait::One(SLEEP_MAX) })?;
             self.uring.reap(&mut completions);
             for completion in &completions {

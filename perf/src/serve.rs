@@ -3,7 +3,7 @@
 use crate::relay::Relay;
 use bench::clock::{self, MILLISECOND, Nanos};
 use bench::outbox::Outbox;
-use bench::uring::{Completion, Op, Sizes, Uring, Wait, sharpen_timers};
+use bench::uring::{Completion, FULL_TURN, Op, Sizes, Uring, Wait, sharpen_timers};
 use socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -121,7 +121,7 @@ impl Server<'_> {
                 self.uring.receive(slot);
             }
             self.served.sends += self.outbox.flush(&mut self.uring) as u64;
-            let is_busy = !completions.is_empty() || self.uring.has_ready();
+            let is_busy = completions.len() >= FULL_TURN;
             self.uring.enter(if is_busy { Wait::Ready } else { Wait::One(SLEEP_MAX) })?;
             self.uring.reap(&mut completions);
             for completion in &completions {
