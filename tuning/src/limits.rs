@@ -8,7 +8,9 @@ const FILES_SPARE: u64 = 256;
 const RING_BYTES: u64 = 4 << 20;
 
 pub(crate) fn findings(system: &System, wanted: &Wanted) -> Vec<Finding> {
-    let files = wanted.connections + FILES_SPARE;
+    let shards = system.cpus_allowed().len().max(1) as u64;
+    let files = wanted.connections.div_ceil(shards) + FILES_SPARE;
+    let files_of_all = wanted.connections + FILES_SPARE;
     vec![
         open_files(system, files),
         memlock(system),
@@ -25,9 +27,9 @@ pub(crate) fn findings(system: &System, wanted: &Wanted) -> Vec<Finding> {
         Subject { name: "fs.file-max", why: "the most files that the whole host may have open" }
             .at_least(
                 system.number("/proc/sys/fs/file-max"),
-                files,
+                files_of_all,
                 Verdict::Blocks,
-                format!("sysctl -w fs.file-max={}", 2 * files),
+                format!("sysctl -w fs.file-max={}", 2 * files_of_all),
             ),
     ]
 }
@@ -35,8 +37,7 @@ pub(crate) fn findings(system: &System, wanted: &Wanted) -> Vec<Finding> {
 fn open_files(system: &System, files: u64) -> Finding {
     let subject = Subject {
         name: "open files",
-        why: "each connection is an open file, and the file table of each ring counts against \
-              the same limit",
+        why: "the table of connections of each shard's ring may not be larger than this limit",
     };
     let wanted = format!("at least {files}");
     let Some((soft, hard)) = system.limit("Max open files") else {

@@ -2,7 +2,7 @@
 //!
 //! Versions lie: a distribution ports features back, a container's filter takes them away.
 
-use crate::{Finding, Subject, Verdict, Wanted};
+use crate::{Finding, Subject, System, Verdict, Wanted};
 use io_uring::{IoUring, Probe, opcode};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
@@ -97,7 +97,8 @@ fn file_table(uring: &IoUring, wanted: &Wanted) -> Finding {
         why: "connections live in the ring's own table of files, which may not be larger than the \
               limit on open files",
     };
-    let files = wanted.connections.clamp(1, FILES_MAX);
+    let shards = System::here().cpus_allowed().len().max(1) as u64;
+    let files = wanted.connections.div_ceil(shards).clamp(1, FILES_MAX);
     let count = u32::try_from(files).expect("clamped");
     let words = format!("a sparse table of {files}");
     match uring.submitter().register_files_sparse(count) {

@@ -163,8 +163,8 @@ fn host(cpus_count: usize, open_files_max: u64) -> Host {
 }
 
 #[test]
-fn auto_is_a_shard_for_each_cpu_with_an_equal_share_of_the_files() {
-    let placement = Config::default().place(&host(4, 20_256)).unwrap();
+fn auto_is_a_shard_for_each_cpu_with_a_table_as_large_as_the_limit() {
+    let placement = Config::default().place(&host(4, 5000)).unwrap();
     assert_eq!(
         placement,
         Placement { pins: vec![Some(0), Some(1), Some(2), Some(3)], connections_max: 5000 }
@@ -185,8 +185,8 @@ fn a_host_that_cannot_give_what_was_asked_is_refused_in_a_sentence() {
         "pin names CPU 7, which this process may not use; it may use [0, 1]"
     );
     assert_eq!(
-        wrong("connections_max = 900\nshards = 1", &host(2, 1024)).to_string(),
-        "connections_max is 900 a shard, and the limit of 1024 open files allows 768: raise it \
+        wrong("connections_max = 1025\nshards = 1", &host(2, 1024)).to_string(),
+        "connections_max is 1025 a shard, and the limit of 1024 open files allows 1024: raise it \
          (ulimit -n), or set fewer"
     );
 }

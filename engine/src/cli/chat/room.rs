@@ -11,7 +11,7 @@ use std::time::Duration;
 use wire::table::{MemberChange, Role};
 use wire::{ConversationId, Sequence};
 
-/// Missed messages held back until the names of their groups are known.
+/// Missed messages held back until it is known where they belong.
 const HELD_MAX: usize = 10_000;
 
 /// What is known of a conversation.
@@ -254,8 +254,9 @@ impl Room {
                 self.say(&format!("! {code}: {}", clean(refusal.text.as_bytes())));
             }
             Event::Message { message, .. } => {
-                let is_unknown = message.conversation.is_group()
-                    && !self.conversations.contains_key(&message.conversation);
+                let known = self.conversations.get(&message.conversation);
+                let needs_list = message.conversation.is_group() || message.sender == self.me;
+                let is_unknown = needs_list && known.is_none_or(|known| known.name.is_none());
                 if is_unknown && self.listing.is_some() && self.held.len() < HELD_MAX {
                     return self.held.push(message);
                 }

@@ -180,14 +180,18 @@ fn what_is_shown_in_the_open_conversation_is_read_and_elsewhere_only_delivered()
 }
 
 #[test]
-fn a_missed_group_message_waits_for_the_name_of_its_group() {
+fn a_missed_message_waits_until_it_is_known_where_it_belongs() {
     let mut stage = connected(None);
     let mut page = Page::head(TEAM, 1, false).0.to_vec();
     Page::put_entry(&mut page, &message(TEAM, 3, b"early"));
     stage.say(Kind::SyncBatch, 0, &[&page]);
+    let mut page = Page::head(BOB, 1, false).0.to_vec();
+    let own = Deliver { sender: "alice", ..message(BOB, 4, b"from my phone") };
+    Page::put_entry(&mut page, &own);
+    stage.say(Kind::SyncBatch, 0, &[&page]);
     stage.check("");
     listed(&mut stage);
-    stage.check("[22:13] #team bob: early\n");
+    stage.check("[22:13] #team bob: early\n[22:13] me to bob: from my phone\n");
 }
 
 #[test]
