@@ -54,6 +54,8 @@ pub(crate) struct Connection {
     /// The wheel's tick when the peer last said anything.
     pub(crate) heard_tick: u32,
     pub(crate) receiving: bool,
+    /// The receive that is armed ends with the first bytes.
+    pub(crate) receives_once: bool,
     pub(crate) sending: bool,
     /// Stands in the list of those with something to send.
     pub(crate) dirty: bool,
@@ -75,6 +77,7 @@ impl Connection {
             generation: 0,
             heard_tick: 0,
             receiving: false,
+            receives_once: false,
             sending: false,
             dirty: false,
             syncing: false,

@@ -171,8 +171,9 @@ impl Net {
 
     pub(crate) fn receive(&mut self, connection: u32, repeat: bool) {
         let entry = &mut self.connections[connection as usize];
-        if !entry.receiving && !entry.shut {
+        if !entry.receiving {
             entry.receiving = true;
+            entry.receives_once = !repeat;
             self.ops.push_back(Op::Receive { connection, repeat });
         }
     }

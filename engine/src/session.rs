@@ -42,10 +42,14 @@ impl Shard {
     pub(crate) fn on_received(&mut self, connection: u32, bytes: &[u8]) {
         self.net.metrics.bytes_in.add(bytes.len() as u64);
         let entry = &mut self.net.connections[connection as usize];
+        if entry.receives_once {
+            entry.receiving = false;
+        }
         match entry.phase {
-            Phase::ExpectHello | Phase::ExpectAuth => entry.receiving = false,
+            Phase::ExpectHello | Phase::ExpectAuth => {}
             Phase::Live(_) => entry.heard_tick = tick_of(self.clock.now),
-            // Said after the end: not read.
+            // Said after the end: not read, but the peer's own end is waited for.
+            Phase::Lingering => return self.net.receive(connection, true),
             _ => return,
         }
         self.read_frames(connection, bytes);

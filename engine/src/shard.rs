@@ -32,6 +32,8 @@ const DRAINED_PER_TURN_MAX: usize = 256;
 /// How long a drain waits for peers before it ends.
 const DRAIN_MS: u64 = 8000;
 const PREPARE_RETRY_MS: u64 = 1000;
+/// How often what is costly to count is counted.
+const NOTE_EVERY_MS: u64 = 1000;
 
 /// Why a shard stopped, and with it the process.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +115,7 @@ pub(crate) struct Counters {
     pub(crate) prepare_retry_at: u64,
     pub(crate) sync_started_micros: u64,
     pub(crate) expired: Vec<u32>,
+    pub(crate) note_at: u64,
 }
 
 /// What recovery leaves, for a shard to be made of.
@@ -334,7 +337,9 @@ impl Shard {
             return;
         }
         self.net.metrics.parcels_sent.add(1);
-        self.port.send_parcel(to, parcel).expect("has_parcels_room was asked");
+        let sent = self.port.send_parcel(to, parcel);
+        // A shard that has drained takes nothing any more, and has nobody left to give it to.
+        assert!(sent.is_ok() || self.life != Life::Serving, "has_parcels_room was asked");
     }
 
     fn retry_prepare(&mut self) {
@@ -374,6 +379,16 @@ impl Shard {
 
     fn note(&mut self) {
         let metrics = &self.net.metrics;
+        if self.clock.now >= self.counters.note_at {
+            self.counters.note_at = self.clock.now + NOTE_EVERY_MS;
+            let wall = chat::WallMillis(self.clock.wall);
+            metrics.dedup_entries.set(self.owner.dedup_entries_count() as u64);
+            metrics.dedup_window_millis.set(self.owner.window_held_ms(wall));
+            metrics.log_segments.set(self.log.segments_count() as u64);
+            let depths = self.port.depths();
+            let depth = depths.map(|it| it.parcels_in.max(it.requests_in)).max().unwrap_or(0);
+            metrics.ring_depth_max.raise(u64::from(depth));
+        }
         metrics.connections.set(self.counters.connections);
         metrics.sessions.set(self.counters.sessions);
         metrics.log_appended_bytes.set(self.log.appended().offset());

@@ -399,6 +399,11 @@ impl Log {
         self.table.of_log(self.identity.log).map(|segment| segment.bytes).sum()
     }
 
+    /// How many files of records the log has.
+    pub fn segments_count(&self) -> usize {
+        self.table.of_log(self.identity.log).count()
+    }
+
     /// The record before the one at `position`, if that one is chained and not yet durable.
     pub(crate) fn previous_of_undurable(&self, position: Position) -> Option<Position> {
         let at = self.undurable.binary_search_by_key(&position, |entry| entry.0).ok()?;
