@@ -4,7 +4,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use serde::Deserialize;
 use wire::body::name;
 use wire::table::Authenticate;
-use wire::{CloseReason, ErrorCode, IdKey};
+use wire::{CloseReason, DeviceKey, ErrorCode, IdKey, UserKey};
 
 /// How far clocks may differ, in seconds.
 const LEEWAY_S: u64 = 60;
@@ -140,11 +140,15 @@ fn refusal(kind: &ErrorKind) -> &'static str {
     }
 }
 
-const RESUME_TOKEN_BYTES: usize = 24;
+pub(crate) const RESUME_TOKEN_BYTES: usize = 24;
 
 /// A token that says: this device had this session here.
-pub(crate) fn resume_token(ids: &IdKey, user: &str, device: &str, session: u64) -> [u8; 24] {
-    let proof = ids.resume(ids.user(user), ids.device(device), session);
+pub(crate) fn resume_token(
+    ids: &IdKey,
+    (user, device): (UserKey, DeviceKey),
+    session: u64,
+) -> [u8; RESUME_TOKEN_BYTES] {
+    let proof = ids.resume(user, device, session);
     let mut token = [0; RESUME_TOKEN_BYTES];
     token[..8].copy_from_slice(&session.to_le_bytes());
     token[8..].copy_from_slice(&proof.to_le_bytes());
@@ -154,7 +158,8 @@ pub(crate) fn resume_token(ids: &IdKey, user: &str, device: &str, session: u64) 
 /// Whether `token` was made here, for this device of this user.
 pub(crate) fn is_resume_token(ids: &IdKey, device: &VerifiedDevice, token: &[u8]) -> bool {
     let Some((session, _)) = token.split_first_chunk::<8>() else { return false };
-    let expected = resume_token(ids, &device.user, &device.device, u64::from_le_bytes(*session));
+    let who = (ids.user(&device.user), ids.device(&device.device));
+    let expected = resume_token(ids, who, u64::from_le_bytes(*session));
     // Every byte is looked at, so that the time taken tells nothing.
     token.len() == expected.len()
         && token.iter().zip(expected).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
@@ -222,7 +227,7 @@ mod tests {
             expires_at: None,
             _only_auth: (),
         };
-        let token = resume_token(&ids, "alice", "phone", 3);
+        let token = resume_token(&ids, (ids.user("alice"), ids.device("phone")), 3);
         assert!(is_resume_token(&ids, &device("alice"), &token));
         assert!(!is_resume_token(&ids, &device("bob"), &token));
         assert!(!is_resume_token(&IdKey([8; 16]), &device("alice"), &token));

@@ -16,7 +16,7 @@ use wire::{
 };
 
 /// Effects that may wait for the disk at once.
-const PENDING_MAX: usize = 1 << 17;
+pub(crate) const PENDING_MAX: usize = 1 << 17;
 const BUSY_RETRY_MS: u32 = 100;
 const STORAGE_RETRY_MS: u32 = 1000;
 
@@ -359,6 +359,9 @@ impl Shard {
     pub(crate) fn answer_when_durable(&mut self, origin: Origin, span: Span) {
         if self.pending.is_empty() {
             return self.answer_span(origin, span);
+        }
+        if self.pending.len() >= PENDING_MAX {
+            return self.answer_busy(origin, Refusal::CommitWindow);
         }
         let until = self.log.appended();
         self.pending.push_back(Pending { until, what: Waiting::Answer { origin, span } });

@@ -34,6 +34,8 @@ pub(crate) struct Leaving {
 pub(crate) struct Live {
     pub(crate) user: UserKey,
     pub(crate) device: DeviceKey,
+    /// What its resume token names.
+    pub(crate) session: u64,
     pub(crate) name: Box<str>,
     /// When the token ends, in milliseconds since 1970; the far future where it does not.
     pub(crate) expires_at: u64,
@@ -41,6 +43,7 @@ pub(crate) struct Live {
     pub(crate) sync: Option<Box<Sync>>,
     /// Messages queued that count as delivered when they are with the kernel; for sessions that
     /// asked for it.
+    #[expect(clippy::box_collection, reason = "eight bytes for the many that have none")]
     pub(crate) handed: Option<Box<Vec<(ConversationId, Sequence)>>>,
 }
 

@@ -77,8 +77,6 @@ fn bucket_index(micros: u64) -> usize {
 pub enum Refusal {
     /// Every connection slot of the shard is taken.
     ServerFull,
-    /// More connects than the shard takes in a turn.
-    AcceptBudget,
     /// The commit window is full.
     CommitWindow,
     /// The log has no segment to write to.
@@ -87,8 +85,6 @@ pub enum Refusal {
     RingFull,
     /// As many pages are being read as may.
     Readers,
-    /// The user is over its rate.
-    RateLimited,
     /// The server is draining.
     Draining,
 }
@@ -97,12 +93,10 @@ impl Refusal {
     /// Every one, in the order of the array of counters.
     pub const ALL: &[Self] = &[
         Self::ServerFull,
-        Self::AcceptBudget,
         Self::CommitWindow,
         Self::LogFull,
         Self::RingFull,
         Self::Readers,
-        Self::RateLimited,
         Self::Draining,
     ];
 
@@ -110,12 +104,10 @@ impl Refusal {
     pub fn name(self) -> &'static str {
         match self {
             Self::ServerFull => "server_full",
-            Self::AcceptBudget => "accept_budget",
             Self::CommitWindow => "commit_window",
             Self::LogFull => "log_full",
             Self::RingFull => "ring_full",
             Self::Readers => "readers",
-            Self::RateLimited => "rate_limited",
             Self::Draining => "draining",
         }
     }

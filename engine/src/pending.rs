@@ -2,6 +2,7 @@
 //! watermark has passed its record; the line is first come, first served, so a conversation's
 //! messages leave in their order.
 
+use crate::command::PENDING_MAX;
 use crate::net::Net;
 use crate::parcel::{Joined, Left, Origin, Parcel, Published};
 use crate::shard::Shard;
@@ -302,6 +303,9 @@ impl Shard {
             log.append(new).is_ok()
         };
         let flushed = owner.flush_receipts(now, RECEIPTS_PER_TURN_MAX, |flush| {
+            if pending.len() >= PENDING_MAX {
+                return false;
+            }
             let Ok(told) = encode_receipt(net, clock.wall, &flush) else { return false };
             if !append(&flush.record, log) {
                 return false;

@@ -10,6 +10,7 @@ use crate::shard::{Life, Shard};
 use crate::wheel::TICK_MS;
 use chat::{SessionSlot, Speaker};
 use wire::handshake::{Hello, negotiate};
+use wire::limits::{FRAME_HEADER_BYTES, TOKEN_BYTES_MAX};
 use wire::table::{Authenticate, Authenticated};
 use wire::{CloseReason, Decoded, ErrorCode, Frame, FrameError, Kind, Sender, ShardId, frame};
 
@@ -17,6 +18,8 @@ use wire::{CloseReason, Decoded, ErrorCode, Frame, FrameError, Kind, Sender, Sha
 const RECONNECTS_PER_SECOND: u32 = 2000;
 /// A shard keeps papers this long for a connection that does not come.
 const PAPERS_MS: u64 = 10_000;
+/// The largest frame of a connection that nobody has vouched for.
+const FIRST_FRAME_BYTES_MAX: usize = FRAME_HEADER_BYTES + TOKEN_BYTES_MAX + 1024;
 
 impl Shard {
     pub(crate) fn on_accepted(&mut self, connection: u32) {
@@ -114,6 +117,11 @@ impl Shard {
         self.net.connections[connection as usize].window = Some(Box::new(window));
     }
 
+    /// Whether somebody was verified at the other end, and may make the server keep what he sends.
+    fn is_known(&self, connection: u32) -> bool {
+        self.net.connections[connection as usize].live().is_some()
+    }
+
     fn is_reading(&self, connection: u32) -> bool {
         let entry = &self.net.connections[connection as usize];
         let is_open =
@@ -132,7 +140,13 @@ impl Shard {
                 self.on_unknown(connection, number, reference);
                 Read::Frame(bytes)
             }
-            Ok(Decoded::Incomplete { bytes_needed }) => Read::Partial(bytes_needed),
+            Ok(Decoded::Incomplete { bytes_needed }) => {
+                if bytes_needed > FIRST_FRAME_BYTES_MAX && !self.is_known(connection) {
+                    self.refuse(connection, 0, "authenticate before anything large");
+                    return Read::Over;
+                }
+                Read::Partial(bytes_needed)
+            }
             Err(FrameError::TooLarge { reference, bytes }) => {
                 let text = format!("a body of {bytes} bytes is over the limit of its kind");
                 self.net.error(connection, reference, (ErrorCode::TooLarge, 0), &text);
@@ -335,7 +349,7 @@ impl Shard {
         self.counters.session += 1;
         self.counters.sessions += 1;
         let session = self.counters.session;
-        let token = auth::resume_token(&self.me.ids, &name, &device_name, session);
+        let token = auth::resume_token(&self.me.ids, (user, device), session);
         let interval_ms = self.plan.heartbeat_interval_ms;
         let body = self.tables.authenticated(&Authenticated {
             user: &name,
@@ -353,13 +367,17 @@ impl Shard {
         entry.phase = Phase::Live(Box::new(Live {
             user,
             device,
+            session,
             name,
             expires_at: papers.expires_at.unwrap_or(u64::MAX),
             sync: None,
             handed: auto_delivered.then(Box::default),
         }));
         self.net.receive(connection, true);
-        self.net.wheel.insert(connection, self.clock.now + 2 * interval_ms);
+        let expires_in =
+            papers.expires_at.map_or(u64::MAX, |at| at.saturating_sub(self.clock.wall));
+        let deadline = self.clock.now + expires_in.min(2 * interval_ms);
+        self.net.wheel.insert(connection, deadline);
         let list = self.missed(connection);
         self.begin_sync(connection, list, 0);
     }
@@ -398,8 +416,10 @@ impl Shard {
                 (now, CloseReason::Unauthenticated)
             }
             // A tick more, since what was heard is only known to the tick.
-            Phase::Live(_) => {
-                (heard_at + 2 * self.plan.heartbeat_interval_ms + TICK_MS, CloseReason::Idle)
+            Phase::Live(live) => {
+                let silent_until = heard_at + 2 * self.plan.heartbeat_interval_ms + TICK_MS;
+                let valid_until = now.saturating_add(live.expires_at - self.clock.wall);
+                (silent_until.min(valid_until), CloseReason::Idle)
             }
             Phase::Lingering => (Net::linger_deadline(entry), CloseReason::PeerReset),
         };
@@ -431,7 +451,10 @@ impl Shard {
             CloseReason::Draining => 500 + connection * 1000 / RECONNECTS_PER_SECOND,
             _ => 0,
         };
-        self.net.go_away(connection, reason, after_ms, b"");
+        let who = entry.live().map(|live| ((live.user, live.device), live.session));
+        let token = who.map(|(who, session)| auth::resume_token(&self.me.ids, who, session));
+        let token = token.as_ref().map_or(&b""[..], |token| token);
+        self.net.go_away(connection, reason, after_ms, token);
         self.leave(connection);
         self.net.linger(connection, self.clock.now, reason);
     }

@@ -41,7 +41,8 @@ pub enum Failure {
     /// A write or sync of the log failed: what the disk holds is unknown, so nothing more is
     /// acknowledged and the process ends. Starting again reads what is there.
     #[error(
-        "the log of shard {shard} failed: {error}; nothing unsynced was acknowledged. Check the disk, then start again"
+        "the log of shard {shard} failed: {error}; nothing unsynced was acknowledged. \
+         Check the disk, then start again"
     )]
     Log {
         /// Whose log.

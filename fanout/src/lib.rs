@@ -6,7 +6,7 @@
 //! ```text
 //!          home shard                              owner shard
 //!   ┌───────────────────┐   requests (commands)  ┌───────────────────┐
-//!   │  send_request ────┼──▶ ▢▢▢▢▢▢▢▢ ──────────▶┼──── next_request  │  only while parcels have room
+//!   │  send_request ────┼──▶ ▢▢▢▢▢▢▢▢ ──────────▶┼──── next_request  │  while parcels have room
 //!   │                   │                        │                   │
 //!   │  next_parcel  ◀───┼─────────── ▢▢▢▢▢▢▢▢ ◀──┼──── send_parcel   │  always drained
 //!   │                   │   parcels (deliveries, │                   │

@@ -59,6 +59,7 @@ fn serve(config: &Config) -> Result<(), String> {
         defers_work = abilities.defers_work,
         "io_uring works here"
     );
+    abort_on_panic();
     let readiness = ReadinessCell::default();
     let ready = start(config)?;
     let admin = match config.admin {
@@ -70,6 +71,7 @@ fn serve(config: &Config) -> Result<(), String> {
         None => None,
     };
     let shards_count = ready.placement.shards_count();
+    advise(u64::from(ready.placement.connections_max) * u64::from(shards_count));
     let house = House::new(shards_count, ready.folder.clone())
         .map_err(|error| format!("cannot make the shards' doorbells: {error}"))?;
     let native = ready.native;
@@ -93,6 +95,27 @@ fn serve(config: &Config) -> Result<(), String> {
     }
     tracing::info!("drained");
     Ok(())
+}
+
+/// A broken assertion ends the process, whichever thread it is on: the log has what was
+/// acknowledged, and a start is the tested way back.
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        print(info);
+        std::process::abort();
+    }));
+}
+
+/// Says what of the host stands in the way most.
+fn advise(connections: u64) {
+    let wanted = tuning::Wanted { connections, disk: None };
+    let findings = tuning::findings(&wanted).into_iter();
+    let worth = [tuning::Verdict::Blocks, tuning::Verdict::Advice];
+    for finding in findings.filter(|it| worth.contains(&it.verdict)).take(3) {
+        let tuning::Finding { name, measured, wanted, why, .. } = finding;
+        tracing::warn!(measured, wanted, "{name}: {why} ('ringmain-tune check' says more)");
+    }
 }
 
 /// The one line that scripts wait for.

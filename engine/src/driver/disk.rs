@@ -47,6 +47,8 @@ pub(super) struct Disk {
     /// Reads served at once from a map, to be handed to the shard.
     ready: Vec<DiskEvent>,
     pushed: bool,
+    /// The segment written last.
+    newest: Option<FileId>,
 }
 
 impl Disk {
@@ -76,6 +78,7 @@ impl Disk {
             doorbell,
             ready: Vec::new(),
             pushed: false,
+            newest: None,
         })
     }
 
@@ -123,7 +126,10 @@ impl Disk {
     }
 
     fn read_resident(&mut self, file: FileId, offset: u64, length: u32) -> Option<Vec<u8>> {
-        let FileId::Segment { .. } = file else { return None };
+        // An older segment may have left the page cache, and a fault would stop the shard.
+        if self.newest != Some(file) {
+            return None;
+        }
         let opened = self.files.get_mut(&file)?;
         let (from, to) = opened.written?;
         let end = (offset + u64::from(length)).min(to);
@@ -223,6 +229,9 @@ impl Disk {
         match op {
             DiskOp::Write { file, offset, bytes } => {
                 if let (Ok(count), Some(opened)) = (&count, self.files.get_mut(&file)) {
+                    if let FileId::Segment { .. } = file {
+                        self.newest = Some(file);
+                    }
                     let end = offset + *count as u64;
                     let (from, to) = opened.written.unwrap_or((offset, end));
                     opened.written = Some((from.min(offset), to.max(end)));

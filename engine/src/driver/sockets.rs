@@ -226,11 +226,11 @@ impl Sockets {
         let is_closing = socket.closing;
         let is_over = !socket.receiving;
         let wants_more = socket.repeat;
-        if let (Some(buffer), Ok(length @ 1..)) = (buffer, usize::try_from(completion.result)) {
-            if !is_closing {
-                let bytes = self.buffers.bytes(buffer, length);
-                shard.handle(clock, Event::Received { connection, bytes });
-            }
+        if let (Some(buffer), Ok(length @ 1..)) = (buffer, usize::try_from(completion.result))
+            && !is_closing
+        {
+            let bytes = self.buffers.bytes(buffer, length);
+            shard.handle(clock, Event::Received { connection, bytes });
         }
         if let Some(buffer) = buffer {
             self.buffers.give_back(buffer);
