@@ -245,6 +245,12 @@ impl Shard {
         self.net.outbox.outgoing(connection)
     }
 
+    /// Has blocks filled with a pattern before they are used again, so that a send which reads one
+    /// too late shows. For simulated drivers.
+    pub fn poison_freed_blocks(&mut self) {
+        self.net.blocks.set_poison(true);
+    }
+
     /// Ends a turn: shows other shards what was staged, and says whose bell is to be rung.
     pub fn publish(&mut self, ring_bell: impl FnMut(ShardId)) {
         self.port.publish(ring_bell);
