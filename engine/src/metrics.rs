@@ -269,7 +269,8 @@ metrics! {
         "Work refused before it changed any state";
     errors EachCounter by ErrorCode "code" "ringmain_errors_total" "Error frames sent";
     frames_in Counter "ringmain_frames_in_total" "Frames received";
-    frames_out Counter "ringmain_frames_out_total" "Frames sent";
+    frames_out Counter "ringmain_frames_out_total"
+        "Frames queued to be sent; a replayed page with its gap is one";
     bytes_in Counter "ringmain_bytes_in_total" "Bytes received";
     bytes_out Counter "ringmain_bytes_out_total" "Bytes sent";
     recv_enobufs Counter "ringmain_recv_enobufs_total" "Receives that found no provided buffer";

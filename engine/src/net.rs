@@ -115,6 +115,7 @@ impl Net {
             self.doom(connection, CloseReason::SlowConsumer);
             return;
         }
+        self.metrics.frames_out.add(1);
         self.mark_dirty(connection);
     }
 
