@@ -24,7 +24,7 @@ fn a_wrong_flag_is_a_sentence_and_exit_code_2() {
     check(&["serve", "--native", "localhost"], 2, &["--native", "localhost"]);
     check(&["serve", "--segment-bytes", "1 KiB"], 2, &["--segment-bytes", "16 MiB"]);
     check(&["serve", "--send-queue-bytes-max", "12 bananas"], 2, &["bananas"]);
-    check(&["serve", "--heartbeat-interval-s", "-1"], 2, &["heartbeat"]);
+    check(&["serve", "--heartbeat-interval-s=-1"], 2, &["--heartbeat-interval-s", "-1"]);
     check(&["serve", "--durability", "hope"], 2, &["--durability", "fsync", "memory", "hope"]);
     check(&["serve", "--dev-auth=perhaps"], 2, &["--dev-auth", "perhaps"]);
     check(&["serve", "--recv-buffers-count", "100"], 2, &["power of two"]);
@@ -36,7 +36,6 @@ fn a_wrong_flag_is_a_sentence_and_exit_code_2() {
     check(&["chat", "--user", "a b"], 2, &["user"]);
     check(&["chat", "--user", "alice", "--group", "xyz"], 2, &["xyz"]);
     check(&["log", "dump", "--limit", "few"], 2, &["few"]);
-    check(&["config"], 2, &[]);
 }
 
 #[test]

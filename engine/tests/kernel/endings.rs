@@ -13,7 +13,6 @@ fn a_drain_says_goodbye_to_everybody_and_loses_nothing_acknowledged() {
     let mut server = folder.serve(&["--shards", "2"]);
     let mut idle: Vec<Client> = (0..10).map(|n| server.client(&format!("idle{n}"))).collect();
     let mut unknown = Client::connect(server.native);
-    let address = server.native;
     let senders: Vec<_> = (0..4)
         .map(|n| {
             let mut client = server.client(&format!("sender{n}"));
@@ -54,8 +53,8 @@ fn a_drain_says_goodbye_to_everybody_and_loses_nothing_acknowledged() {
     }
     // Every client still holds its socket open.
     assert_eq!(server.wait(PATIENCE).code(), Some(0), "{}", server.log());
-    assert!(started.elapsed() < PATIENCE);
-    assert!(std::net::TcpStream::connect(address).is_err());
+    // And is waited for no longer than a moment.
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
 
     let server = folder.serve(&["--shards", "2"]);
     let mut reader = server.client("reader");

@@ -163,11 +163,6 @@ impl Server {
     pub(crate) fn wait(&mut self, patience: Duration) -> ExitStatus {
         wait_for("the server to end", patience, || self.child.try_wait().unwrap())
     }
-
-    /// Whether it ended by itself.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
 }
 
 impl Drop for Server {
