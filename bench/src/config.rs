@@ -7,8 +7,9 @@ use crate::content::CONTENT_BYTES_MIN;
 use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Connections that share one source address: fewer than the ports the kernel hands out.
-pub const CONNECTIONS_PER_SOURCE: u32 = 25_000;
+/// Connections that share one source address. The kernel hands out some 28,000 ports to each, every
+/// other one first, and walks through the taken ones: far below half of them a search is short.
+pub const CONNECTIONS_PER_SOURCE: u32 = 8_000;
 /// Connections of one ring: as many as the usual limit on files allows, less a few.
 pub const CONNECTIONS_PER_RING_MAX: u32 = 19_968;
 /// Most rings of one generator.

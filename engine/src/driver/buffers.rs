@@ -19,8 +19,17 @@ pub(super) struct Buffers {
     buffer_bytes: usize,
     count: u16,
     tail: u16,
+    /// With the kernel, not taken yet.
     free_count: usize,
+    /// With us, the one used last on top: it is still in the CPU's cache.
+    spare: Vec<u16>,
+    /// How many the kernel is given at once. It takes them in turn, so more than are needed would
+    /// drag every receive through memory that has gone cold.
+    given_max: usize,
 }
+
+/// How many the kernel has at first.
+const GIVEN_AT_FIRST: usize = 256;
 
 impl Buffers {
     /// Makes `count` buffers (a power of two) of `buffer_bytes` each; none is registered yet.
@@ -28,7 +37,16 @@ impl Buffers {
         assert!(count.is_power_of_two());
         let entries = MmapMut::map_anon(usize::from(count) * size_of::<BufRingEntry>())?;
         let memory = MmapMut::map_anon(usize::from(count) * buffer_bytes)?;
-        Ok(Self { entries, memory, buffer_bytes, count, tail: 0, free_count: 0 })
+        Ok(Self {
+            entries,
+            memory,
+            buffer_bytes,
+            count,
+            tail: 0,
+            free_count: 0,
+            spare: (0..count).rev().collect(),
+            given_max: GIVEN_AT_FIRST.min(usize::from(count)),
+        })
     }
 
     /// Gives the kernel the ring and every buffer.
@@ -38,9 +56,6 @@ impl Buffers {
         // as the uring: the driver drops the uring first.
         unsafe {
             uring.submitter().register_buf_ring_with_flags(address, self.count, GROUP, 0)?;
-        }
-        for buffer in 0..self.count {
-            self.give_back(buffer);
         }
         self.publish();
         Ok(())
@@ -58,18 +73,22 @@ impl Buffers {
         self.free_count -= 1;
     }
 
-    /// How many the kernel has left.
-    pub(super) fn free_count(&self) -> usize {
-        self.free_count
+    /// Notes that the kernel found none: from here on it is given twice as many.
+    pub(super) fn note_empty(&mut self) {
+        self.given_max = (2 * self.given_max).min(usize::from(self.count));
     }
 
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        usize::from(self.count)
+    /// Whether the kernel has enough left for another receive to find one.
+    pub(super) fn has_plenty(&self) -> bool {
+        self.free_count > self.given_max / 4
     }
 
-    /// Puts `buffer` back; the kernel sees it after `publish`.
+    /// Takes `buffer` back; the kernel may have it after `publish`.
     pub(super) fn give_back(&mut self, buffer: u16) {
+        self.spare.push(buffer);
+    }
+
+    fn give(&mut self, buffer: u16) {
         let address = self.memory.as_ptr() as u64 + u64::from(buffer) * self.buffer_bytes as u64;
         let index = usize::from(self.tail & (self.count - 1));
         // SAFETY: `index` is below `count`, the mapping holds `count` entries, and the kernel does
@@ -84,8 +103,13 @@ impl Buffers {
         self.free_count += 1;
     }
 
-    /// Shows the kernel what was given back.
+    /// Gives the kernel what it may have.
     pub(super) fn publish(&mut self) {
+        while self.free_count < self.given_max
+            && let Some(buffer) = self.spare.pop()
+        {
+            self.give(buffer);
+        }
         // SAFETY: the tail of a buffer ring lies in the first entry, aligned, and only we write it.
         unsafe {
             let base = self.entries.as_ptr().cast::<types::BufRingEntry>();

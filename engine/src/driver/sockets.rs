@@ -244,6 +244,7 @@ impl Sockets {
             1.. => Ok(()),
             result if result == -libc::ENOBUFS => {
                 self.receives_without_buffer += 1;
+                self.buffers.note_empty();
                 self.parked.push_back((connection, completion.key.generation));
                 Ok(())
             }
@@ -261,7 +262,7 @@ impl Sockets {
     /// Shows the kernel the buffers that came back, and arms the receives that waited for one.
     pub(super) fn return_buffers(&mut self) -> io::Result<()> {
         self.buffers.publish();
-        while self.buffers.free_count() > self.buffers.count() / 4 {
+        while self.buffers.has_plenty() {
             let Some((connection, generation)) = self.parked.pop_front() else { break };
             let socket = self.sockets[connection as usize];
             if socket.generation == generation && !socket.receiving && !socket.closing {
