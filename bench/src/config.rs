@@ -246,7 +246,7 @@ mod tests {
         assert!(config.check().is_ok());
         let host = |index| config.source(index).map(|address| address.ip().to_string());
         assert_eq!(host(0).as_deref(), Some("127.0.0.2"));
-        assert_eq!(host(999_999).as_deref(), Some("127.0.0.41"));
+        assert_eq!(host(999_999).as_deref(), Some("127.0.0.126"));
     }
 
     #[test]

@@ -286,6 +286,7 @@ fn watch_signals(house: &House, readiness: &ReadinessCell) -> Result<(), String>
 }
 
 fn listen(address: SocketAddr, shards_count: u16) -> io::Result<Vec<TcpListener>> {
+    driver::expect_free(address)?;
     let mut address = address;
     let mut listeners = Vec::new();
     for _ in 0..shards_count {

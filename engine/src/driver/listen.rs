@@ -23,6 +23,14 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Fails if somebody listens on `address`: shards share a port among themselves, and another
+/// process of the same user could join them unnoticed and take half the clients.
+pub fn expect_free(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
 /// Raises the soft limit on open files to the hard one, which bounds a uring's table of sockets.
 /// Returns it.
 pub fn raise_open_files() -> io::Result<u64> {
@@ -30,4 +38,19 @@ pub fn raise_open_files() -> io::Result<u64> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     Ok(maximum.unwrap_or(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_a_port_and_strangers_do_not_join_them() {
+        let first = listen("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let address = first.local_addr().unwrap();
+        assert!(expect_free(address).is_err());
+        let second = listen(address, 8).unwrap();
+        drop((first, second));
+        expect_free(address).unwrap();
+    }
 }

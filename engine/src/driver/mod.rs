@@ -21,7 +21,7 @@ use crossbeam_channel::Sender;
 use disk::{Disk, RareWork};
 pub use doorbell::Doorbell;
 pub use folder::{DiskFolder, FolderLock};
-pub use listen::{listen, raise_open_files};
+pub use listen::{expect_free, listen, raise_open_files};
 use sockets::Sockets;
 use std::io;
 use std::net::TcpListener;
