@@ -250,7 +250,7 @@ fn a_resume_token_is_good_for_its_own_device_and_for_no_other() {
     let folder = Folder::new();
     let server = folder.serve(&[]);
     let bystanders = Bystanders::of(&server);
-    let token = server.client("alice").resume_token;
+    let token = server.client("alice").resume_token.clone();
     let with = |user, device| Authenticate {
         user: Some(user),
         device: Some(device),
@@ -264,7 +264,7 @@ fn a_resume_token_is_good_for_its_own_device_and_for_no_other() {
     let forged = Authenticate { resume_token: Some(b"made up"), ..claim("alice") };
     check_first(&server, &[hello(), authenticate(&forged)].concat(), refused);
     bystanders.expect_talking();
-    let alice = Client::login_with(server.native, &with("alice", "phone"));
+    let alice = server.login_with(&with("alice", "phone"));
     assert!(alice.is_resumed);
     assert_ne!(alice.resume_token, token);
     bystanders.end();

@@ -1,6 +1,6 @@
 //! Two people, their devices, and what each of them sees.
 
-use crate::support::{Client, Folder, PATIENCE, wait_for};
+use crate::support::{Folder, PATIENCE, wait_for};
 use std::time::Duration;
 use wire::body::Target;
 use wire::fixed::{Durability, SentStatus};
@@ -70,7 +70,7 @@ fn with_auto_delivered_what_is_handed_to_the_socket_is_delivered() {
     let mut alice = server.client("alice");
     alice.say("bob", b"before");
     let claim = Authenticate { user: Some("bob"), auto_delivered: true, ..Default::default() };
-    let mut bob = Client::login_with(server.native, &claim);
+    let mut bob = server.login_with(&claim);
     assert_eq!(bob.missed().len(), 1);
     alice.say("bob", b"after");
     let seen = |receipt: (String, u64)| {
@@ -84,7 +84,7 @@ fn with_auto_delivered_what_is_handed_to_the_socket_is_delivered() {
     // It needs to be brought to this device no more.
     std::thread::sleep(Duration::from_millis(20));
     drop(bob);
-    let mut bob = Client::login_with(server.native, &claim);
+    let mut bob = server.login_with(&claim);
     assert_eq!(bob.missed(), []);
     server.stop();
 }
@@ -110,7 +110,7 @@ fn each_device_gets_what_it_missed_whatever_the_others_had() {
     let last = alice.say("bob", b"a451");
     assert_eq!(last.sequence.0, 451);
     for device in ["phone", "tablet"] {
-        let mut bob = Client::login(server.native, "bob", device);
+        let mut bob = server.login("bob", device);
         let missed = bob.missed();
         let of = |sender| missed.iter().filter(move |message| message.sender == sender);
         let numbers: Vec<u64> = of("alice").map(|message| message.sequence).collect();
@@ -121,7 +121,7 @@ fn each_device_gets_what_it_missed_whatever_the_others_had() {
         bob.expect_alive();
         drop(bob);
         // What was not marked comes again, and nothing else.
-        let mut again = Client::login(server.native, "bob", device);
+        let mut again = server.login("bob", device);
         let missed = again.missed();
         assert_eq!(missed.iter().map(|message| message.text()).collect::<Vec<_>>(), ["c2"]);
         again.mark_delivered(carols, 2);
@@ -176,7 +176,7 @@ fn a_retry_across_a_restart_names_the_first_message_and_is_delivered_once() {
 
     let server = folder.serve(&[]);
     let mut alice = server.client("alice");
-    let mut bob = Client::login(server.native, "bob", "phone");
+    let mut bob = server.login("bob", "phone");
     assert_eq!(bob.missed(), []);
     for target in [Target::Recipient("bob"), Target::Conversation(first.conversation)] {
         let reference = alice.send(target, 77, b"once");
@@ -239,7 +239,7 @@ fn pages_of_long_messages_are_shorter_and_miss_nothing() {
     }
     let history = alice.whole_history(conversation.unwrap());
     assert_eq!(history.len(), 40);
-    let mut bob = Client::login(server.native, "bob", "phone");
+    let mut bob = server.login("bob", "phone");
     assert_eq!(bob.missed(), history);
     for (n, message) in history.iter().enumerate() {
         assert_eq!(message.content, vec![u8::try_from(n).unwrap(); 1 + n * 1600]);

@@ -115,7 +115,7 @@ fn unread_counts_and_cursors_outlive_a_kill() {
     assert_eq!(alice.expect(Kind::ReadReceipt).receipt().1, 4);
     server.kill();
     let server = folder.serve(&[]);
-    let mut bob = Client::login(server.native, "bob", "tablet");
+    let mut bob = server.login("bob", "tablet");
     assert_eq!(bob.listed("alice").unread, 5);
     // A new device begins where the user had come to.
     let missed: Vec<u64> = bob.missed().iter().map(|message| message.sequence).collect();

@@ -89,7 +89,7 @@ fn who_is_added_reads_from_there_on_and_who_is_removed_gets_nothing_more() {
     assert_eq!(carol.reply(reference).error().0, ErrorCode::NotAMember);
     assert_eq!(carol.conversations(), []);
     drop(carol);
-    let mut carol = Client::login(server.native, "carol", "phone");
+    let mut carol = server.login("carol", "phone");
     assert_eq!(carol.missed(), []);
     let texts: Vec<String> =
         (0..3).map(|_| bob.message()).map(|message| message.text().to_owned()).collect();
@@ -188,7 +188,7 @@ fn a_group_of_a_thousand_counts_instead_of_telling_each() {
     alice.expect_none(Kind::ReadReceipt, A_MOMENT);
     few[4].expect_none(Kind::GroupStatus, A_MOMENT);
     // Somebody who was away reads it all.
-    let mut late = Client::login(server.native, "user999", "phone");
+    let mut late = server.login("user999", "phone");
     assert_eq!(late.missed().len(), 20);
     let ask = ReadGroup { group, from: 999 };
     let answer = late.ask(Kind::ReadGroup, &[&ask.head().0]);

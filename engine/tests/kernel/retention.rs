@@ -60,7 +60,7 @@ fn what_retention_removed_is_a_gap_for_history_and_for_who_comes_late() {
     let mut alice = server.client("alice");
     let kept = oldest_kept(&mut alice, conversation);
     assert!(kept >= oldest);
-    let mut bob = Client::login(server.native, "bob", "phone");
+    let mut bob = server.login("bob", "phone");
     let gap = bob.expect(Kind::Gap);
     let gap = Gap::decode(&gap.body).unwrap();
     assert_eq!((gap.from.0, gap.to.0 + 1), (1, kept));

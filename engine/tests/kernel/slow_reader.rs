@@ -1,6 +1,6 @@
 //! A client that does not read.
 
-use crate::support::{Bystanders, Client, Folder};
+use crate::support::{Bystanders, Folder};
 use std::time::Duration;
 use wire::Kind;
 use wire::body::Target;
@@ -33,7 +33,7 @@ fn a_client_that_does_not_read_is_cut_off_and_gets_the_rest_when_it_comes_back()
     assert!((had.len() as u64) < COUNT, "it was never cut off");
     let last = had.last().copied().unwrap_or_default();
 
-    let mut slow = Client::login(server.native, "slow", "phone");
+    let mut slow = server.login("slow", "phone");
     let mut next = 1;
     while next <= COUNT {
         let batch = slow.expect(Kind::SyncBatch);

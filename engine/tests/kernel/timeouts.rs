@@ -54,7 +54,7 @@ fn two_missed_heartbeats_end_a_session_and_heartbeats_keep_it() {
     let mut talking = beating.join().unwrap();
     // Who was idle and comes back is as before.
     assert_eq!(talking.say("silent", b"psst").sequence.0, 1);
-    let mut silent = Client::login(server.native, "silent", "phone");
+    let mut silent = server.login("silent", "phone");
     assert_eq!(silent.missed().len(), 1);
     server.stop();
 }

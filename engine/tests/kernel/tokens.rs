@@ -47,7 +47,7 @@ fn check_refused(server: &Server, token: &str, code: ErrorCode) {
 
 fn login(server: &Server, token: &str) -> Client {
     let claim = Authenticate { token: Some(token), ..Default::default() };
-    Client::login_with(server.native, &claim)
+    server.login_with(&claim)
 }
 
 #[test]

@@ -144,20 +144,7 @@ impl Client {
         }
     }
 
-    /// A device that is live; what it missed is on its way.
-    pub(crate) fn login(address: SocketAddr, user: &str, device: &str) -> Self {
-        let claim = Authenticate { user: Some(user), device: Some(device), ..Default::default() };
-        Self::login_with(address, &claim)
-    }
-
-    pub(crate) fn login_with(address: SocketAddr, claim: &Authenticate<'_>) -> Self {
-        let mut client = Self::connect(address);
-        client.write(&[hello(), authenticate(claim)].concat());
-        client.expect_live();
-        client
-    }
-
-    /// The same, where the server may be gone.
+    /// A connection that has said hello and who it is, where the server may be gone.
     pub(crate) fn try_login(address: SocketAddr, user: &str) -> io::Result<Self> {
         let mut client = Self::over(TcpStream::connect_timeout(&address, PATIENCE)?);
         client.user = user.to_owned();
@@ -174,6 +161,11 @@ impl Client {
         self.user = authenticated.user.to_owned();
         self.resume_token = authenticated.resume_token.to_vec();
         self.is_resumed = authenticated.resumed;
+    }
+
+    /// Its socket, for somebody else to close.
+    pub(crate) fn socket(&self) -> TcpStream {
+        self.stream.try_clone().unwrap()
     }
 
     /// Sends bytes as they are.
@@ -521,6 +513,13 @@ impl Client {
         let reference = self.put(Kind::Sync, &[tables.sync(cursors)]);
         self.tables = tables;
         reference
+    }
+}
+
+impl Drop for Client {
+    /// Whoever else holds the socket: the client is gone.
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 

@@ -7,15 +7,18 @@ pub(crate) use bystanders::Bystanders;
 pub(crate) use client::{Client, Received, authenticate, hello};
 
 use rustix::process::{Pid, Signal, kill_process};
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use wire::Kind;
+use wire::table::Authenticate;
 
 /// How long a test waits for what must come. Far longer than it takes, for slow machines.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -113,6 +116,8 @@ pub(crate) struct Server {
     pub(crate) native: SocketAddr,
     pub(crate) admin: Option<SocketAddr>,
     stderr: PathBuf,
+    /// The clients' sockets, to be closed before it ends: a drain waits a moment for each.
+    sockets: RefCell<Vec<TcpStream>>,
 }
 
 impl Server {
@@ -121,7 +126,7 @@ impl Server {
         let native = word("native=").unwrap().parse().unwrap();
         let admin = word("admin=").map(|address| address.parse().unwrap());
         assert_eq!(word("pid="), Some(child.id().to_string().as_str()), "{line}");
-        Self { child, native, admin, stderr }
+        Self { child, native, admin, stderr, sockets: RefCell::default() }
     }
 
     /// A device that is live and has what it missed behind it.
@@ -130,8 +135,22 @@ impl Server {
     }
 
     pub(crate) fn device(&self, user: &str, device: &str) -> Client {
-        let mut client = Client::login(self.native, user, device);
-        client.expect(wire::Kind::SyncDone);
+        let mut client = self.login(user, device);
+        client.expect(Kind::SyncDone);
+        client
+    }
+
+    /// A device that is live; what it missed is on its way.
+    pub(crate) fn login(&self, user: &str, device: &str) -> Client {
+        let claim = Authenticate { user: Some(user), device: Some(device), ..Default::default() };
+        self.login_with(&claim)
+    }
+
+    pub(crate) fn login_with(&self, claim: &Authenticate<'_>) -> Client {
+        let mut client = Client::connect(self.native);
+        client.write(&[hello(), authenticate(claim)].concat());
+        client.expect_live();
+        self.sockets.borrow_mut().push(client.socket());
         client
     }
 
@@ -146,8 +165,11 @@ impl Server {
         kill_process(pid, Signal::TERM).unwrap();
     }
 
-    /// Ends it in peace.
+    /// Ends it in peace, its clients first.
     pub(crate) fn stop(mut self) {
+        for socket in self.sockets.take() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
         self.terminate();
         let status = self.wait(PATIENCE + Duration::from_secs(2));
         assert_eq!(status.code(), Some(0), "{}", self.log());
