@@ -32,10 +32,10 @@ fn health_and_metrics_tell_of_the_traffic() {
     assert_eq!(get(&server, "/readyz").0, 200);
     assert_eq!(get(&server, "/nothing").0, 404);
     let mut users: Vec<_> = (0..8).map(|n| server.client(&format!("user{n}"))).collect();
-    for n in 0..8_usize {
+    for (n, user) in users.iter_mut().enumerate() {
         let peer = format!("user{}", (n + 1) % 8);
         for _ in 0..10 {
-            users[n].say(&peer, b"hi");
+            user.say(&peer, b"hi");
         }
     }
     for user in &mut users {

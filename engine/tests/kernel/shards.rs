@@ -24,15 +24,15 @@ fn sixty_users_on_three_shards_hear_everything_that_is_said_to_them() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let group = users[0].create_group(1, "everybody", &names);
     let mut references = Vec::new();
-    for from in 0..COUNT {
+    for (from, user) in users.iter_mut().enumerate() {
         for step in [1, 7, 30] {
             let to = name((from + step) % COUNT);
             let text = format!("to {to} from {}", name(from));
-            references.push((from, users[from].send(Target::Recipient(&to), 0, text.as_bytes())));
+            references.push((from, user.send(Target::Recipient(&to), 0, text.as_bytes())));
         }
         let text = format!("to all from {}", name(from));
         let target = Target::Conversation(group);
-        references.push((from, users[from].send(target, 0, text.as_bytes())));
+        references.push((from, user.send(target, 0, text.as_bytes())));
     }
     let mut in_group = BTreeMap::new();
     for (from, reference) in references {
@@ -120,14 +120,14 @@ fn a_folder_opened_with_another_number_of_shards_holds_what_it_held() {
     let group;
     {
         let mut users: Vec<Client> = (0..8).map(|n| server.client(&name(n))).collect();
-        for from in 0..8 {
+        for (from, user) in users.iter_mut().enumerate() {
             for to in 0..8 {
                 let id = (from * 8 + to + 1) as u128;
                 let text = format!("{from} to {to}");
                 let recipient = name(to);
                 let target = Target::Recipient(&recipient);
-                let reference = users[from].send(target, id, text.as_bytes());
-                users[from].reply(reference).sent();
+                let reference = user.send(target, id, text.as_bytes());
+                user.reply(reference).sent();
             }
         }
         let members: Vec<String> = (1..6).map(name).collect();

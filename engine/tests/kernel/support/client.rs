@@ -168,6 +168,11 @@ impl Client {
         self.stream.try_clone().unwrap()
     }
 
+    /// Keeps the kernel from reading ahead for a client that does not read.
+    pub(crate) fn limit_receive_buffer(&self) {
+        socket2::SockRef::from(&self.stream).set_recv_buffer_size(64 * 1024).unwrap();
+    }
+
     /// Sends bytes as they are.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.try_write(bytes).unwrap();

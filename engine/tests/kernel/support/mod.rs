@@ -159,6 +159,14 @@ impl Server {
         std::fs::read_to_string(&self.stderr).unwrap()
     }
 
+    /// How long it has worked, in hundredths of a second.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // The name, in brackets, may hold anything; utime and stime are words 14 and 15.
+        let words = stat.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2);
+        words.map(|word| word.parse::<u64>().unwrap()).sum()
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         let pid = Pid::from_child(&self.child);
