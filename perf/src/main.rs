@@ -10,6 +10,7 @@ mod relay;
 mod ring;
 mod serve;
 mod sockets;
+mod stages;
 
 use bench::clock::{self, SECOND};
 use clap::{Parser, Subcommand};
@@ -103,6 +104,18 @@ enum Command {
         batch: usize,
         /// Seconds measured
         #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+    },
+    /// Where a running server spends its time, by stage of a message's way
+    Stages {
+        /// The server's process
+        #[arg(long)]
+        pid: u32,
+        /// Its admin door
+        #[arg(long)]
+        admin: SocketAddr,
+        /// Seconds sampled
+        #[arg(long, default_value_t = 5.0)]
         seconds: f64,
     },
     /// Items through the ring between two shards
@@ -202,6 +215,10 @@ fn run(arguments: &Arguments) -> std::io::Result<()> {
             let found = sockets(*connections, Habit::Flood(bytes * batch), *seconds)?;
             show_sockets(is_json, "send", *batch, &found);
         }
+        Command::Stages { pid, admin, seconds } => {
+            let found = stages::stages(*pid, *admin, *seconds)?;
+            show(is_json, &found, &stage_table(&found));
+        }
         Command::Ring { items } => {
             let moved = ring::run(*items, pins);
             let (rate, bytes) = (moved.items_per_second / 1e6, moved.item_bytes);
@@ -209,6 +226,18 @@ fn run(arguments: &Arguments) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn stage_table(found: &stages::Stages) -> String {
+    let mut text = format!(
+        "{:.0} messages/s, {:.2} us of processor a message, {} samples",
+        found.messages_per_second, found.micros_per_message, found.samples_count
+    );
+    for row in &found.rows {
+        let (share, micros) = (row.share * 100.0, row.micros_per_message);
+        text += &format!("\n{:<40}{share:>6.1} %{micros:>8.2} us", row.stage);
+    }
+    text
 }
 
 fn line(line: &append::Line) -> String {
