@@ -201,7 +201,11 @@ impl Readers {
                 self.ops.push_back(DiskOp::Read { file, offset, length, token: id.0 });
             }
             Ok(Step::Done) => {
-                let page = std::mem::take(&mut reader.page);
+                let mut page = std::mem::take(&mut reader.page);
+                // Retention may go on while a page is read: what was read of the retired part is
+                // left out, so that a page begins where its gap ends.
+                let retired_through = page.retired_through;
+                page.records.retain(|record| record.sequence > retired_through);
                 self.end(id, Ok(page));
             }
             Err(error) => self.end(id, Err(error)),
