@@ -31,6 +31,11 @@ const LISTEN_BACKLOG: i32 = 4096;
 
 /// Runs a server until it is told to end.
 pub(super) fn run(config: Config) -> ExitCode {
+    if config.jwt_hs256_secret_file.is_none() && !config.dev_auth {
+        return super::refuse(
+            "nobody could log in: set jwt_hs256_secret_file, or dev_auth to try it out",
+        );
+    }
     match serve(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
@@ -370,11 +375,6 @@ fn verifier(config: &Config) -> Result<Verifier, String> {
             Some(TokenRules::hs256(secret, audience, issuer))
         }
     };
-    if tokens.is_none() && !config.dev_auth {
-        return Err(
-            "nobody could log in: set jwt_hs256_secret_file, or dev_auth to try it out".to_owned()
-        );
-    }
     Ok(Verifier { dev_auth: config.dev_auth, tokens })
 }
 

@@ -30,6 +30,7 @@ fn a_wrong_flag_is_a_sentence_and_exit_code_2() {
     check(&["serve", "--recv-buffers-count", "100"], 2, &["power of two"]);
     check(&["serve", "--dev-auth", "--native", "0.0.0.0:0"], 2, &["loopback"]);
     check(&["serve", "--shards", "2", "--pin", "0"], 2, &["pin"]);
+    check(&["serve"], 2, &["nobody could log in", "jwt_hs256_secret_file", "dev_auth"]);
     check(&["serve", "stray"], 2, &["stray"]);
     check(&["swerve"], 2, &["swerve", "serve"]);
     check(&["chat"], 2, &["--user"]);
