@@ -2,6 +2,7 @@
 //! and the innermost frame that belongs to a stage decides. The cost a message comes from the
 //! server's own count of appended records over the same seconds.
 
+use bench::clock::{self, SECOND};
 use bench::process::cpu_micros;
 use serde::Serialize;
 use std::io::{self, Read, Write};
@@ -48,6 +49,7 @@ pub(crate) struct Stages {
 /// Samples process `pid`, whose admin door is at `admin`, for `seconds`.
 pub(crate) fn stages(pid: u32, admin: SocketAddr, seconds: f64) -> io::Result<Stages> {
     let file = std::env::temp_dir().join(format!("ringmain-stages-{}.data", std::process::id()));
+    let started = clock::now();
     let (cpu_before, appends_before) = (cpu(pid)?, appends(admin)?);
     let recorded = Command::new("perf")
         .args(["record", "-q", "-e", "cpu-clock", "-F", SAMPLES_PER_SECOND, "-g", "-o"])
@@ -55,6 +57,8 @@ pub(crate) fn stages(pid: u32, admin: SocketAddr, seconds: f64) -> io::Result<St
         .args(["-p", &pid.to_string(), "--", "sleep", &seconds.to_string()])
         .status();
     let (cpu_after, appends_after) = (cpu(pid)?, appends(admin)?);
+    // A little longer than was asked for: perf takes a while to begin.
+    let elapsed = (clock::now() - started) as f64 / SECOND as f64;
     let recorded = recorded.map_err(|error| {
         io::Error::other(format!("perf does not start ({error}): install Debian's linux-perf"))
     })?;
@@ -67,7 +71,7 @@ pub(crate) fn stages(pid: u32, admin: SocketAddr, seconds: f64) -> io::Result<St
     let text = String::from_utf8_lossy(&script?.stdout).into_owned();
     let messages = (appends_after - appends_before) as f64;
     let cpu_micros = (cpu_after - cpu_before) as f64;
-    Ok(table(&text, seconds, (messages, cpu_micros)))
+    Ok(table(&text, elapsed, (messages, cpu_micros)))
 }
 
 fn cpu(pid: u32) -> io::Result<u64> {
