@@ -5,6 +5,7 @@
 
 mod codegen;
 mod flatc;
+mod measure;
 mod reference;
 mod steps;
 mod tidy;
@@ -34,6 +35,12 @@ enum Task {
     Tidy,
     /// Runs every test: the workspace's, the memory model's, the simulator's.
     Test,
+    /// Measures the server beside a raw relay, on two cores; takes some ten minutes.
+    Measure {
+        /// Only the loads whose name contains this.
+        #[arg(default_value = "")]
+        only: String,
+    },
     /// Runs what CI runs: format, lints, tidy, codegen --check, and every test.
     Ci,
 }
@@ -45,6 +52,10 @@ fn main() -> ExitCode {
         Task::Codegen { check } => steps.run("codegen", |_| codegen::run(&root, check)),
         Task::Tidy => steps.run("tidy", |_| tidy::run(&root)),
         Task::Test => test(&mut steps),
+        Task::Measure { only } => {
+            let target = steps.target_folder();
+            steps.run("measure", |_| measure::run(&root, &target, &only));
+        }
         Task::Ci => ci(&root, &mut steps),
     }
     steps.finish()
