@@ -88,6 +88,8 @@ pub struct Log {
     durable: u64,
     /// How far a sync has returned: what hints may vouch for.
     synced: u64,
+    /// Behind the last record. A mark behind it is not synced, so nothing may depend on one.
+    records_end: u64,
     /// The stamp of the last record.
     last_hlc: Hlc,
     /// Chained records that are not durable: where they are, and the one before each.
@@ -130,6 +132,7 @@ impl Log {
             removals: Removals::default(),
             durable: end,
             synced: end,
+            records_end: end,
             last_hlc: Hlc(0),
             undurable: VecDeque::new(),
             poisoned: None,
@@ -198,6 +201,7 @@ impl Log {
         batch.extend_from_slice(record.body[1]);
         seal(&mut batch[start..], position, self.identity.salt);
         batch.resize(batch.len().next_multiple_of(8), 0);
+        self.records_end = self.commit.open.end();
         position
     }
 
@@ -347,6 +351,11 @@ impl Log {
     /// Where the next record goes if it fits the active segment.
     pub fn appended(&self) -> Position {
         Position::new(self.identity.log, self.commit.open.end())
+    }
+
+    /// The offset behind the last record: what a snapshot may say it has seen.
+    pub(crate) fn records_end(&self) -> u64 {
+        self.records_end
     }
 
     /// Every record below this position is durable, and none other may be acknowledged or read.

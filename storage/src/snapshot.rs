@@ -84,7 +84,7 @@ pub struct SnapshotWriter {
 impl SnapshotWriter {
     /// Begins a snapshot; none if nothing was appended since the last one.
     pub fn begin(log: &Log) -> Option<Self> {
-        let replay_from = log.appended().offset();
+        let replay_from = log.records_end();
         if log.snapshots.last() == Some(&replay_from) || log.poisoned().is_some() {
             return None;
         }
@@ -153,7 +153,7 @@ impl SnapshotWriter {
             return;
         }
         assert!(self.may_finish(), "the file is created before the snapshot is finished");
-        let seen = log.appended().offset();
+        let seen = log.records_end();
         let mut body = [0; 16];
         body[..8].copy_from_slice(&self.entries_count.to_le_bytes());
         body[8..].copy_from_slice(&seen.to_le_bytes());
