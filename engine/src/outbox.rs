@@ -147,6 +147,11 @@ impl Outbox {
         self.queues[connection as usize].head == NONE
     }
 
+    /// Whether less than a `share`th of the connection's queue is used.
+    pub(crate) fn is_below(&self, connection: u32, share: u32) -> bool {
+        self.queues[connection as usize].bytes < self.queue_bytes_max / share
+    }
+
     /// What the connection has to send, oldest first. The bytes hold until `sent` or `clear`.
     pub(crate) fn outgoing(&self, connection: u32) -> impl Iterator<Item = &[u8]> {
         let mut next = self.queues[connection as usize].head;

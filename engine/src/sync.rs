@@ -12,6 +12,9 @@ use fanout::Full;
 use wire::fixed::SyncDone;
 use wire::{ConversationId, ErrorCode, Kind, Sequence};
 
+/// Of a session's queue, the next page waits until less than this share of it is used.
+const SYNC_QUEUE_SHARE: u32 = 4;
+
 /// What one session still misses.
 pub(crate) struct Sync {
     /// In order of id, so that a live message finds its own quickly.
@@ -89,6 +92,12 @@ impl Shard {
         if sync.asked {
             return;
         }
+        // One page goes out before the next is asked for: what a device missed may be far more
+        // than its queue holds, and must not cut it off as a slow reader.
+        if !self.net.outbox.is_below(connection, SYNC_QUEUE_SHARE) {
+            self.sync_retries.push(connection);
+            return;
+        }
         let Some((conversation, after)) = sync.current() else {
             let count = u32::try_from(sync.list.len()).expect("bounded by the user's list");
             let done = SyncDone { conversations_count: count };
@@ -134,10 +143,13 @@ impl Shard {
     /// Once a turn: sessions that have a next question.
     pub(crate) fn advance_syncs(&mut self) -> bool {
         let mut connections = std::mem::take(&mut self.sync_retries);
-        let is_busy = !connections.is_empty();
         for connection in connections.drain(..) {
             self.advance_sync(connection);
         }
+        // Those that wait for their peer to read are woken by what it reads.
+        let outbox = &self.net.outbox;
+        let is_busy =
+            self.sync_retries.iter().any(|waiting| outbox.is_below(*waiting, SYNC_QUEUE_SHARE));
         if self.sync_retries.is_empty() {
             self.sync_retries = connections;
         }
