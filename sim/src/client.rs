@@ -23,10 +23,22 @@ pub(crate) enum Phase {
 #[derive(Clone, Debug)]
 pub(crate) enum Asked {
     Send(MessageIndex),
-    History { conversation: ConversationId, before: u64, newest_known: u64, gone_since: Option<u64> },
+    History {
+        conversation: ConversationId,
+        before: u64,
+        newest_known: u64,
+        gone_since: Option<u64>,
+    },
     Sync,
-    Create { users: Vec<User> },
-    Change { group: ConversationId, change: MemberChange, users: Vec<User>, asked_at: u64 },
+    Create {
+        users: Vec<User>,
+    },
+    Change {
+        group: ConversationId,
+        change: MemberChange,
+        users: Vec<User>,
+        asked_at: u64,
+    },
     Other,
 }
 
@@ -144,6 +156,7 @@ impl Client {
         assert_eq!(self.phase, Phase::Down);
         self.connection = Some(env.dial(self.index));
         self.phase = Phase::Hello;
+        self.tries_foreign_token = false;
         self.heard_at = env.time;
         self.put(Kind::Hello, 0, &[&Hello::OURS.head().0]);
         if env.random.chance(500) {

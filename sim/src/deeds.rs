@@ -151,7 +151,9 @@ impl Client {
         let on_the_way: Vec<usize> = self
             .asked
             .values()
-            .filter_map(|asked| if let Asked::Send(message) = asked { Some(*message) } else { None })
+            .filter_map(
+                |asked| if let Asked::Send(message) = asked { Some(*message) } else { None },
+            )
             .collect();
         let waiting = self.unacked.iter().filter(|message| !on_the_way.contains(message));
         let waiting: Vec<usize> = waiting.take(8).copied().collect();
@@ -189,7 +191,8 @@ impl Client {
     fn ask_history(&mut self, env: &mut Env) {
         let Some(conversation) = self.some_conversation(env) else { return };
         let newest = env.oracle.newest.get(&conversation).copied().unwrap_or(0);
-        let before = if newest > 0 && env.random.chance(500) { env.random.range(1, newest) } else { 0 };
+        let before =
+            if newest > 0 && env.random.chance(500) { env.random.range(1, newest) } else { 0 };
         self.ask_page(env, conversation, before);
     }
 
@@ -230,6 +233,7 @@ impl Client {
         if cursors.is_empty() {
             return;
         }
+        env.trace.say(env.time, format_args!("{}/{} syncs {cursors:?}", self.user, self.device));
         env.counters.hit("explicit syncs");
         let reference = self.reference(Asked::Sync);
         let body = self.tables.sync(&cursors);
@@ -285,7 +289,8 @@ impl Client {
                 _ => {}
             }
         }
-        let names: Vec<String> = users.iter().map(|user| name_of(*user)).collect();
+        let named = users.iter().filter(|_| change != MemberChange::Leave);
+        let names: Vec<String> = named.map(|user| name_of(*user)).collect();
         let reference = self.reference(Asked::Change { group, change, users, asked_at });
         let body = self.tables.change_members(group, change, names.iter().map(String::as_str));
         frame::encode(&mut self.out, Kind::ChangeMembers, reference, &[body]);
@@ -418,12 +423,13 @@ impl Client {
         self.phase = Phase::Auth;
         let name = self.name();
         let token = env.some_token.clone().filter(|_| env.random.chance(400));
-        self.tries_foreign_token = token.is_some();
+        self.tries_foreign_token = false;
         if env.random.chance(200) {
             let length = env.random.index(100);
             let noise = env.random.bytes(length);
             self.put(Kind::Authenticate, 1, &[&noise]);
         } else {
+            self.tries_foreign_token = token.is_some();
             let body = self.tables.authenticate(&Authenticate {
                 user: Some(&name),
                 device: Some("intruder"),

@@ -261,9 +261,8 @@ impl Disk {
             self.folders_durable.clone_from(&self.folders);
         }
         let folders = &self.folders;
-        self.names_durable.retain(|file, _| {
-            file.folder().is_empty() || folders.contains(&file.folder())
-        });
+        self.names_durable
+            .retain(|file, _| file.folder().is_empty() || folders.contains(&file.folder()));
         self.names.clone_from(&self.names_durable);
         let used: BTreeSet<u64> = self.names.values().copied().collect();
         self.files.retain(|id, _| used.contains(id));

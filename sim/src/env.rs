@@ -45,7 +45,10 @@ pub(crate) enum Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Dialing,
-    Slot { shard: usize, slot: u32 },
+    Slot {
+        shard: usize,
+        slot: u32,
+    },
     /// Between two shards.
     Moving,
     Gone,

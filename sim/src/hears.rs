@@ -99,7 +99,12 @@ impl Client {
     /// A message of a stream: delivered as it was said, or brought by a sync.
     fn on_message(&mut self, env: &mut Env, message: &Deliver<'_>, is_brought: bool) {
         env.oracle.observe(self.user, message);
-        self.step_stream(env, message.conversation, (message.sequence.0, message.sequence.0), is_brought);
+        self.step_stream(
+            env,
+            message.conversation,
+            (message.sequence.0, message.sequence.0),
+            is_brought,
+        );
     }
 
     /// `from` to `to` have come, or were told to be gone.
@@ -113,12 +118,18 @@ impl Client {
         let is_stable = env.oracle.is_stable(self.user, conversation);
         let start = self.known_start(env, conversation);
         let stream = self.streams.entry(conversation).or_insert_with(Stream::default);
-        if is_brought && from <= stream.last
+        if is_brought
+            && from <= stream.last
             && let Some(cursor) = stream.rewinds_to.take()
         {
             stream.last = cursor;
         }
         let last = stream.last;
+        let who = (self.user, &self.device);
+        env.trace.say(
+            env.time,
+            format_args!("{who:?} {:x}: {from}..{to} after {last}, {is_brought}", conversation.0),
+        );
         if from <= last {
             return env.oracle.fail(format!(
                 "{}/{} has {last} of {conversation:?} and receives {from} again",
@@ -127,9 +138,9 @@ impl Client {
             ));
         }
         let known_through = if last == 0 { start } else { Some(last) };
-        let hole = known_through.filter(|_| is_stable).and_then(|known| {
-            (known + 1..from).find(|sequence| !stream.own.contains(sequence))
-        });
+        let hole = known_through
+            .filter(|_| is_stable)
+            .and_then(|known| (known + 1..from).find(|sequence| !stream.own.contains(sequence)));
         stream.last = to;
         if let Some(missed) = hole {
             env.oracle.fail(format!(
@@ -303,9 +314,9 @@ impl Client {
             env.counters.hit("busy answered");
             self.retry_at = env.time + u64::from(head.retry_after_ms()) * 1000;
         }
-        match (asked, code) {
+        match (asked.clone(), code) {
             (_, None | Some(ErrorCode::BadRequest | ErrorCode::UnknownType)) => {
-                env.oracle.fail(format!("an honest client is told: {text}"));
+                env.oracle.fail(format!("an honest client is told: {text} ({asked:?})"));
             }
             (Some(Asked::Send(_)), Some(ErrorCode::Busy | ErrorCode::Internal)) => {}
             (Some(Asked::Send(message)), Some(_)) => {
@@ -321,10 +332,8 @@ impl Client {
             (Some(Asked::History { conversation, .. }), Some(code)) => {
                 let is_stable = env.oracle.is_stable(self.user, conversation);
                 if is_stable && matches!(code, ErrorCode::NotAMember | ErrorCode::NotFound) {
-                    env.oracle.fail(format!(
-                        "{} may not read {conversation:?}: {text}",
-                        self.name()
-                    ));
+                    env.oracle
+                        .fail(format!("{} may not read {conversation:?}: {text}", self.name()));
                 }
                 if let Some(reading) = self.readings.get_mut(&conversation) {
                     reading.is_asked = false;

@@ -72,8 +72,7 @@ impl Options {
             (0..users_count).map(|_| random.pick(&[1, 1, 1, 2, 2, 3])).collect();
         let auto_users = (0..users_count).filter(|_| random.chance(150)).collect();
         let faults = Self::draw_faults(random);
-        let hostile_count =
-            if faults.hostile_clients { random.pick(&[1usize, 2]) } else { 0 };
+        let hostile_count = if faults.hostile_clients { random.pick(&[1usize, 2]) } else { 0 };
         let safety_micros = match minutes {
             Some(minutes) => (minutes * 60e6) as u64,
             None => random.range(8, 30) * 1_000_000,

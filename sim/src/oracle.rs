@@ -9,6 +9,8 @@ use wire::{ConversationId, MessageId};
 
 pub(crate) type User = usize;
 pub(crate) type MessageIndex = usize;
+/// More than a run has messages.
+const DEDUP_ENTRIES_AMPLE: u32 = 10_000;
 type Place = (ConversationId, u64);
 
 /// Where a message is to go.
@@ -30,8 +32,6 @@ pub(crate) struct Message {
     pub(crate) is_refused: bool,
     pub(crate) acked: Option<u64>,
     placed: Option<(ConversationId, u64, MessageId)>,
-    /// How many messages were known when it was placed.
-    placed_at: usize,
 }
 
 /// What was asked of a group, and what of it is certain.
@@ -65,14 +65,13 @@ pub(crate) struct Oracle {
     /// The furthest that any device of a user claims to have come: delivered, read.
     pub(crate) marks: BTreeMap<(User, ConversationId), (u64, u64)>,
     events_count: u64,
-    dedup_entries_max: usize,
+    dedup_entries_max: u32,
     retention: bool,
     pub(crate) violation: Option<String>,
 }
 
 impl Oracle {
     pub(crate) fn new(dedup_entries_max: u32, retention: bool) -> Self {
-        let dedup_entries_max = usize::try_from(dedup_entries_max).expect("a count");
         Self { dedup_entries_max, retention, ..Self::default() }
     }
 
@@ -111,7 +110,6 @@ impl Oracle {
             is_refused: false,
             acked: None,
             placed: None,
-            placed_at: 0,
         });
         index
     }
@@ -158,17 +156,16 @@ impl Oracle {
                 known.0, known.1
             ));
         }
-        let placed_count = self.places.len();
         let message = &mut self.messages[index];
         let is_refused = message.is_refused && message.attempts_count == 1;
         match message.placed {
             None => {
                 message.placed = Some((at, sequence, id));
-                message.placed_at = placed_count;
             }
             Some(placed) if placed == (at, sequence, id) => {}
-            // A retry may find itself forgotten when more came between than is remembered.
-            Some(_) if placed_count - message.placed_at >= self.dedup_entries_max / 2 => {
+            // With a small memory a retry may find itself forgotten. How much came between is not
+            // for a client to know, so such seeds are no judge of this.
+            Some(_) if self.dedup_entries_max < DEDUP_ENTRIES_AMPLE => {
                 message.placed = Some((at, sequence, id));
             }
             Some(placed) => {

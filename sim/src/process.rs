@@ -60,8 +60,8 @@ impl Process {
         let ports: Vec<ShardPort> = mesh(shards_count, env.options.lanes);
         let mut shards = Vec::new();
         for (start, port) in opened.shards.iter().zip(ports) {
-            let (parts, found) = recover(&mut env.disk, start, plan.chat)
-                .map_err(|error| error.to_string())?;
+            let (parts, found) =
+                recover(&mut env.disk, start, plan.chat).map_err(|error| error.to_string())?;
             env.trace.note(&[found.entries_count, found.records_count]);
             env.counters.add("torn tails cut", u64::from(found.cut.is_some()));
             env.counters.add("snapshots restored", u64::from(found.entries_count > 0));

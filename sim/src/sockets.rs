@@ -185,13 +185,7 @@ impl Sockets {
         found.place = Place::Slot { shard, slot };
     }
 
-    fn received(
-        &mut self,
-        env: &mut Env,
-        at: At,
-        slot: u32,
-        (clock, shard): (Clock, &mut Shard),
-    ) {
+    fn received(&mut self, env: &mut Env, at: At, slot: u32, (clock, shard): (Clock, &mut Shard)) {
         let socket = self.socket(slot);
         assert!(std::mem::replace(&mut socket.receive_due, false) && socket.receiving);
         let connection = socket.connection.expect("receiving");

@@ -100,6 +100,7 @@ impl World {
             let delay = env.random.below(50_000);
             env.after(delay, Happening::ClientStep { client });
         }
+        env.trace.say(0, format_args!("{:?}", env.options));
         env.after(1, Happening::Restart);
         env.after(1000, Happening::WriteBack);
         let first = env.random.range(200_000, 3_000_000);
