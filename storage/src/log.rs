@@ -114,14 +114,18 @@ pub(crate) struct Restored {
     pub(crate) snapshots: Vec<u64>,
 }
 
+/// The segment behind `segment`: twice as large, up to the usual size. It is made while that one
+/// fills, so it must not take much longer to make than that one to fill.
+fn behind(segment: &Segment, settings: &Settings) -> Segment {
+    Segment::new(segment.end(), (2 * segment.bytes).min(settings.segment_bytes))
+}
+
 impl Log {
     pub(crate) fn new(settings: Settings, restored: Restored) -> Self {
         settings.check();
         let Restored { identity, index, table, end, active, prepared, snapshots } = restored;
-        let next = prepared.map_or(
-            Next::Failed(Segment::new(active.end(), settings.segment_bytes), DiskError::NotFound),
-            Next::Ready,
-        );
+        let next = prepared
+            .map_or(Next::Failed(behind(&active, &settings), DiskError::NotFound), Next::Ready);
         let mut log = Self {
             identity,
             settings,
@@ -209,7 +213,7 @@ impl Log {
         let Next::Ready(next) = self.next else { return Err(AppendError::Full) };
         self.commit.roll(next);
         self.table.insert(self.identity.log, next);
-        self.ask_next(Segment::new(next.end(), self.settings.segment_bytes));
+        self.ask_next(behind(&next, &self.settings));
         Ok(())
     }
 

@@ -35,7 +35,7 @@ impl Settings {
     pub fn standard() -> Self {
         Self {
             segment_bytes: 256 << 20,
-            first_segment_bytes: 16 << 20,
+            first_segment_bytes: 32 << 20,
             commit_window_bytes: 8 << 20,
             record_bytes_max: 1 << 20,
             durability: Durability::Fsync,

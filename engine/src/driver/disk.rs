@@ -285,7 +285,7 @@ pub(super) fn rare_work(mut folder: DiskFolder, work: &Receiver<RareWork>) {
             DiskOp::Prepare { file, bytes, header } => DiskEvent::Prepared {
                 file,
                 result: folder
-                    .create(file, bytes, &header)
+                    .create_beside_others(file, bytes, &header)
                     .and_then(|()| folder.sync_dir(&file.folder())),
             },
             DiskOp::Create { file } => {

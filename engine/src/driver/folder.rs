@@ -64,6 +64,48 @@ impl DiskFolder {
         options.map_err(|error| disk_error(&error))
     }
 
+    /// Creates a file of zeros while others commit to the same disk: each piece is synced before
+    /// the next is written. In one go, the disk's queue would be full of zeros for as long as they
+    /// take, and every sync of the log would wait behind all of them.
+    pub(super) fn create_beside_others(
+        &mut self,
+        file: FileId,
+        bytes: u64,
+        header: &[u8],
+    ) -> Result<(), DiskError> {
+        self.create_filled(file, (bytes, header), File::sync_data)
+    }
+
+    fn create_filled(
+        &mut self,
+        file: FileId,
+        (bytes, header): (u64, &[u8]),
+        after_piece: impl Fn(&File) -> io::Result<()>,
+    ) -> Result<(), DiskError> {
+        let path = self.path(file);
+        let create = || -> io::Result<()> {
+            let mut opened =
+                OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
+            opened.write_all(header)?;
+            // Written and not only reserved: the first sync into a reserved block costs a second
+            // flush, for the file system's note that the block is in use.
+            let zeros = vec![0; ZEROS_BYTES];
+            let mut left = bytes.saturating_sub(header.len() as u64);
+            while left > 0 {
+                let count = left.min(ZEROS_BYTES as u64);
+                opened.write_all(&zeros[..usize::try_from(count).expect("at most a MiB")])?;
+                left -= count;
+                after_piece(&opened)?;
+            }
+            opened.sync_all()
+        };
+        create().map_err(|error| {
+            // Half a segment would take the room that others need.
+            let _ = fs::remove_file(&path);
+            disk_error(&error)
+        })
+    }
+
     fn path(&self, file: FileId) -> PathBuf {
         self.root.join(file.path())
     }
@@ -113,27 +155,7 @@ impl Folder for DiskFolder {
     }
 
     fn create(&mut self, file: FileId, bytes: u64, header: &[u8]) -> Result<(), DiskError> {
-        let path = self.path(file);
-        let create = || -> io::Result<()> {
-            let mut opened =
-                OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
-            opened.write_all(header)?;
-            // Written and not only reserved: the first sync into a reserved block costs a second
-            // flush, for the file system's note that the block is in use.
-            let zeros = vec![0; ZEROS_BYTES];
-            let mut left = bytes.saturating_sub(header.len() as u64);
-            while left > 0 {
-                let count = left.min(ZEROS_BYTES as u64);
-                opened.write_all(&zeros[..usize::try_from(count).expect("at most a MiB")])?;
-                left -= count;
-            }
-            opened.sync_all()
-        };
-        create().map_err(|error| {
-            // Half a segment would take the room that others need.
-            let _ = fs::remove_file(&path);
-            disk_error(&error)
-        })
+        self.create_filled(file, (bytes, header), |_| Ok(()))
     }
 
     fn create_dir(&mut self, folder: &str) -> Result<(), DiskError> {
