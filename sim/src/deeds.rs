@@ -41,7 +41,9 @@ impl Client {
             self.send_unacked(env);
         }
         if is_calm {
-            self.mark(env, false);
+            if env.random.chance(50) {
+                self.mark(env, false);
+            }
             self.read_on(env);
         } else {
             self.do_something(env);
@@ -201,7 +203,8 @@ impl Client {
         let gone_since = env.oracle.gone_since(self.user, conversation);
         let asked = Asked::History { conversation, before, newest_known, gone_since };
         let reference = self.reference(asked);
-        let limit = env.random.pick(&[0, 1, 20, 200]);
+        let is_last = self.readings.contains_key(&conversation);
+        let limit = if is_last { 200 } else { env.random.pick(&[0, 1, 20, 200]) };
         let ask = ReadHistory { conversation, before: Sequence(before), limit };
         self.put(Kind::ReadHistory, reference, &[&ask.head().0]);
     }
@@ -331,6 +334,9 @@ impl Client {
 
     /// At the end of a run: reads every history that it is certain to be allowed to.
     fn read_on(&mut self, env: &mut Env) {
+        if self.readings.values().any(|reading| reading.is_asked) {
+            return;
+        }
         let next = self.readings.iter().find(|(_, it)| !it.is_done && !it.is_asked);
         let Some((conversation, reading)) = next else { return };
         let (conversation, before) = (*conversation, reading.before);

@@ -1,6 +1,6 @@
 //! What a device makes of the server's frames, and the rules that a single session can see broken.
 
-use crate::client::{Asked, Client, Phase, Stream};
+use crate::client::{Asked, Client, Phase};
 use crate::env::Env;
 use crate::oracle::{name_of, user_of};
 use wire::body::{self, Deliver, Page, Receipt};
@@ -117,7 +117,7 @@ impl Client {
     ) {
         let is_stable = env.oracle.is_stable(self.user, conversation);
         let start = self.known_start(env, conversation);
-        let stream = self.streams.entry(conversation).or_insert_with(Stream::default);
+        let stream = self.streams.entry(conversation).or_default();
         if is_brought
             && from <= stream.last
             && let Some(cursor) = stream.rewinds_to.take()
@@ -310,6 +310,7 @@ impl Client {
         };
         let code = ErrorCode::from_number(head.code());
         let asked = self.asked.remove(&frame.reference);
+        env.trace.say(env.time, format_args!("{}: {text} ({asked:?})", self.name()));
         if code == Some(ErrorCode::Busy) {
             env.counters.hit("busy answered");
             self.retry_at = env.time + u64::from(head.retry_after_ms()) * 1000;
@@ -353,9 +354,9 @@ impl Client {
         let after_micros = u64::from(head.reconnect_after_ms()) * 1000;
         self.connect_at = env.time + after_micros;
         match CloseReason::from_number(head.reason()) {
-            Some(CloseReason::Replaced) => env.counters.hit("sessions replaced"),
             Some(
-                CloseReason::Draining
+                CloseReason::Replaced
+                | CloseReason::Draining
                 | CloseReason::Idle
                 | CloseReason::AuthTimeout
                 | CloseReason::SlowConsumer,

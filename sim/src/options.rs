@@ -66,7 +66,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn draw(random: &mut Random, minutes: Option<f64>) -> Self {
+    pub(crate) fn draw(random: &mut Random, minutes: Option<u64>) -> Self {
         let users_count = usize::try_from(random.range(2, 7)).expect("a few");
         let devices_counts: Vec<usize> =
             (0..users_count).map(|_| random.pick(&[1, 1, 1, 2, 2, 3])).collect();
@@ -74,7 +74,7 @@ impl Options {
         let faults = Self::draw_faults(random);
         let hostile_count = if faults.hostile_clients { random.pick(&[1usize, 2]) } else { 0 };
         let safety_micros = match minutes {
-            Some(minutes) => (minutes * 60e6) as u64,
+            Some(minutes) => minutes * 60_000_000,
             None => random.range(8, 30) * 1_000_000,
         };
         Self {
@@ -98,9 +98,9 @@ impl Options {
             faults,
             connections_max: random.pick(&[12, 32, 64]),
             send_queue_bytes_max: random.pick(&[140 * 1024, 256 * 1024, 1 << 20]),
-            blocks_max: random.pick(&[24, 64, 256]),
+            blocks_max: random.pick(&[64, 128, 256]),
             readers_max: random.pick(&[1, 2, 16]),
-            page_backlog_max: random.pick(&[0, 1, 64]),
+            page_backlog_max: random.pick(&[8, 64]),
             snapshot_every_bytes: random.pick(&[16 << 10, 64 << 10, 1 << 20]),
             retention_bytes: random.chance(150).then_some(128 << 10),
             dedup_entries_max: random.pick(&[64, 16_384, 16_384, 16_384]),

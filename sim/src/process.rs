@@ -11,7 +11,7 @@ use engine::parcel::ShardPort;
 use engine::recovery::{introduce, recover};
 use engine::shard::{Shard, Surroundings};
 use fanout::mesh;
-use wire::{IdKey, ShardId};
+use wire::{CloseReason, IdKey, ShardId};
 
 /// The longest a shard sleeps, as in the real driver.
 const SLEEP_MICROS_MAX: u64 = 250_000;
@@ -276,6 +276,9 @@ impl Process {
             let busy = busy.map(|why| shard.refused.of(why).read()).iter().sum();
             env.counters.add("full: window, ring or readers", busy);
             env.counters.add("full: log", shard.refused.of(Refusal::LogFull).read());
+            let closed = |why: CloseReason| shard.closed.of(why).read();
+            env.counters.add("slow consumers cut off", closed(CloseReason::SlowConsumer));
+            env.counters.add("sessions replaced", closed(CloseReason::Replaced));
             env.counters.add("commits", shard.commits.read());
             env.counters.add("appends", shard.appends.read());
             env.counters.add("deliveries", shard.deliveries.read());
