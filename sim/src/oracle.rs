@@ -152,7 +152,8 @@ impl Oracle {
         let known = *self.places.entry((at, sequence)).or_insert((index, id));
         if known != (index, id) {
             return self.fail(format!(
-                "sequence {sequence} of {at:?} is message {} as {:?}, and message {index} as {id:?}",
+                "sequence {sequence} of {at:?} is message {} as {:?}, \
+                 and message {index} as {id:?}",
                 known.0, known.1
             ));
         }
