@@ -189,7 +189,7 @@ settings! {
         "Size of a receive buffer.";
     segment_bytes: u64, "\"256 MiB\"", "bytes", (16 << 20, 1 << 30),
         "Size of a segment file of the log, whole 4 KiB blocks.";
-    commit_window_bytes: u64, "\"8 MiB\"", "bytes a shard", (4 << 20, 256 << 20),
+    commit_window_bytes: u64, "\"32 MiB\"", "bytes a shard", (4 << 20, 256 << 20),
         "What may wait for the disk before sends are refused as busy, whole 8 KiB.";
     retention_bytes: u64, "0", "bytes a shard", ANY,
         "Log kept, at least; older segments go. 0: everything is kept.";

@@ -36,7 +36,7 @@ impl Settings {
         Self {
             segment_bytes: 256 << 20,
             first_segment_bytes: 32 << 20,
-            commit_window_bytes: 8 << 20,
+            commit_window_bytes: 32 << 20,
             record_bytes_max: 1 << 20,
             durability: Durability::Fsync,
         }
