@@ -272,10 +272,11 @@ impl Process {
     fn count(&self, env: &mut Env) {
         use engine::metrics::Refusal;
         for shard in self.metrics.shards() {
-            let busy = [Refusal::CommitWindow, Refusal::RingFull, Refusal::Readers];
-            let busy = busy.map(|why| shard.refused.of(why).read()).iter().sum();
-            env.counters.add("full: window, ring or readers", busy);
-            env.counters.add("full: log", shard.refused.of(Refusal::LogFull).read());
+            let refused = |why: Refusal| shard.refused.of(why).read();
+            env.counters.add("full: commit window", refused(Refusal::CommitWindow));
+            env.counters.add("full: ring", refused(Refusal::RingFull));
+            env.counters.add("full: readers", refused(Refusal::Readers));
+            env.counters.add("full: log", refused(Refusal::LogFull));
             let closed = |why: CloseReason| shard.closed.of(why).read();
             env.counters.add("slow consumers cut off", closed(CloseReason::SlowConsumer));
             env.counters.add("sessions replaced", closed(CloseReason::Replaced));
