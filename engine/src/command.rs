@@ -211,9 +211,12 @@ impl Shard {
         // What an answer to a retry has to name.
         let (conversation, client_message) = match command {
             Command::Send { conversation, client_message, .. } => (conversation, client_message),
-            Command::CreateGroup { conversation, .. } => (conversation, ClientMessageId(0)),
+            Command::CreateGroup { conversation, .. }
+            | Command::ChangeMembers { conversation, .. }
+            | Command::Rename { conversation, .. } => (conversation, ClientMessageId(0)),
             _ => (ConversationId(0), ClientMessageId(0)),
         };
+        let is_change = matches!(command, Command::ChangeMembers { .. } | Command::Rename { .. });
         match self.owner.decide(wall, speaker, command) {
             Ok(Decision::Append(record)) => self.append(origin, &record),
             Ok(Decision::Duplicate { message, sequence }) => {
@@ -225,6 +228,10 @@ impl Shard {
                 );
             }
             Ok(Decision::GroupExists) => self.answer_group(origin, speaker.user, conversation, 0),
+            // Nothing changed, and the client is told how things are.
+            Ok(Decision::Nothing) if is_change => {
+                self.answer_group(origin, speaker.user, conversation, 0);
+            }
             Ok(Decision::Moved | Decision::Nothing) => {}
             Err(refusal) => self.answer_error(origin, (refusal.code, 0), refusal.text),
         }

@@ -58,6 +58,16 @@ impl Pages {
         self.readers.handle(log, event);
     }
 
+    /// Begins those that wait, as far as there are readers.
+    fn begin_waiting(&mut self, log: &Log) {
+        while let Some(asked) = self.backlog.front().copied() {
+            if self.begin(log, asked).is_err() {
+                return;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
     fn begin(&mut self, log: &Log, asked: Asked) -> Result<(), ReadError> {
         let (walk, count) = match asked.what {
             What::History { from, count } => (Walk::Backwards { from: from.0 }, count),
@@ -113,20 +123,19 @@ impl Shard {
         self.begin_page(Asked { origin, user, conversation, what });
     }
 
+    /// First come, first read: behind those that wait, if any do.
     fn begin_page(&mut self, asked: Asked) {
-        match self.pages.begin(&self.log, asked) {
-            Ok(()) => {}
-            Err(_) if self.pages.backlog.len() < self.plan.page_backlog_max => {
-                self.pages.backlog.push_back(asked);
+        if self.pages.backlog.len() < self.plan.page_backlog_max {
+            self.pages.backlog.push_back(asked);
+            return self.pages.begin_waiting(&self.log);
+        }
+        match asked.what {
+            What::History { .. } => self.answer_busy(asked.origin, Refused::Readers),
+            // Comes again in a while: nothing was brought, and there is more.
+            What::Replay { after, .. } => {
+                self.net.metrics.refused.of(Refused::Readers).add(1);
+                self.post_replayed(asked.origin, asked.conversation, (after, true), None);
             }
-            Err(_) => match asked.what {
-                What::History { .. } => self.answer_busy(asked.origin, Refused::Readers),
-                // Comes again: nothing was brought, and there is more.
-                What::Replay { after, .. } => {
-                    self.net.metrics.refused.of(Refused::Readers).add(1);
-                    self.post_replayed(asked.origin, asked.conversation, (after, true), None);
-                }
-            },
         }
     }
 
@@ -138,9 +147,7 @@ impl Shard {
             }
             let Some((reader, page)) = self.pages.readers.poll_page() else { return false };
             let asked = self.pages.asked.remove(&reader).expect("begun by us");
-            if let Some(next) = self.pages.backlog.pop_front() {
-                self.begin_page(next);
-            }
+            self.pages.begin_waiting(&self.log);
             match asked.what {
                 What::History { count, .. } => self.answer_history(asked, count, page),
                 What::Replay { after, through } => {
@@ -219,7 +226,8 @@ impl Shard {
         let newest = Sequence(newest).max(after);
         let has_more = newest < through;
         let Some((head, entries)) = self.entries(conversation, &page, has_more) else {
-            return self.answer_replay(origin, conversation, through, None);
+            let lost = Page { records: Vec::new(), retired_through: through.0 };
+            return self.answer_replayed_page(asked, (after, through), Ok(lost));
         };
         let mut frames = Vec::with_capacity(entries.len() + 128);
         if page.retired_through > after.0 {

@@ -15,6 +15,7 @@ use crate::pending::Pending;
 use crate::plan::Plan;
 use crate::roster::Roster;
 use crate::snapshots::Snapshots;
+use crate::sync::REPLAY_RETRY_MS;
 use chat::{Home, Owner};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -270,7 +271,8 @@ impl Shard {
     pub fn millis_to_next_deadline(&self) -> Option<u64> {
         let waiting = self.owner.receipts_waiting_count() + self.home.cursors_waiting_count();
         let flush = (waiting > 0).then(|| self.clock.now + self.plan.chat.receipt_flush_ms);
-        let deadlines = [self.net.wheel.next_deadline(), flush];
+        let retry = (!self.sync_retries.is_empty()).then(|| self.clock.now + REPLAY_RETRY_MS);
+        let deadlines = [self.net.wheel.next_deadline(), flush, retry];
         let next = deadlines.into_iter().flatten().min()?;
         Some(next.saturating_sub(self.clock.now).max(1))
     }

@@ -14,6 +14,8 @@ use wire::{ConversationId, ErrorCode, Kind, Sequence};
 
 /// Of a session's queue, the next page waits until less than this share of it is used.
 const SYNC_QUEUE_SHARE: u32 = 4;
+/// How long a question waits that the owner had no reader for.
+pub(crate) const REPLAY_RETRY_MS: u64 = 20;
 
 /// What one session still misses.
 pub(crate) struct Sync {
@@ -25,6 +27,8 @@ pub(crate) struct Sync {
     passed_over: Sequence,
     /// A question is with the owner.
     asked: bool,
+    /// The owner had no reader free: not before this time, in monotonic milliseconds.
+    retry_at: u64,
     /// Of the sync frame; zero for what the server brings unasked.
     reference: u64,
 }
@@ -33,7 +37,7 @@ impl Sync {
     pub(crate) fn new(mut list: Vec<(ConversationId, Option<Sequence>)>, reference: u64) -> Self {
         list.sort_unstable_by_key(|(conversation, _)| *conversation);
         list.dedup_by_key(|(conversation, _)| *conversation);
-        Self { list, next: 0, passed_over: Sequence(0), asked: false, reference }
+        Self { list, next: 0, passed_over: Sequence(0), asked: false, retry_at: 0, reference }
     }
 
     /// Whether the replay will cover this message, so that it must not be queued.
@@ -86,10 +90,15 @@ impl Shard {
     /// Asks for the next conversation, or says that all is brought. A full lane is tried again.
     pub(crate) fn advance_sync(&mut self, connection: u32) {
         let origin = self.origin(connection, 0);
+        let now = self.clock.now;
         let Some(live) = self.net.connections[connection as usize].live_mut() else { return };
         let user = live.user;
         let Some(sync) = live.sync.as_mut() else { return };
         if sync.asked {
+            return;
+        }
+        if now < sync.retry_at {
+            self.sync_retries.push(connection);
             return;
         }
         // One page goes out before the next is asked for: what a device missed may be far more
@@ -132,6 +141,9 @@ impl Shard {
         if sync.current().map(|(conversation, _)| conversation) != Some(replayed.conversation) {
             return;
         }
+        if replayed.has_more && replayed.frames.is_none() {
+            sync.retry_at = self.clock.now + REPLAY_RETRY_MS;
+        }
         sync.on_replayed(replayed);
         if let Some(frames) = &replayed.frames {
             self.net.send_span(connection, frames);
@@ -146,10 +158,14 @@ impl Shard {
         for connection in connections.drain(..) {
             self.advance_sync(connection);
         }
-        // Those that wait for their peer to read are woken by what it reads.
-        let outbox = &self.net.outbox;
-        let is_busy =
-            self.sync_retries.iter().any(|waiting| outbox.is_below(*waiting, SYNC_QUEUE_SHARE));
+        // Those that wait for their peer to read are woken by what it reads, and those that wait
+        // for a reader by the clock.
+        let is_busy = self.sync_retries.iter().any(|waiting| {
+            let live = self.net.connections[*waiting as usize].live();
+            let sync = live.and_then(|live| live.sync.as_ref());
+            let is_due = sync.is_none_or(|sync| sync.retry_at <= self.clock.now);
+            is_due && self.net.outbox.is_below(*waiting, SYNC_QUEUE_SHARE)
+        });
         if self.sync_retries.is_empty() {
             self.sync_retries = connections;
         }
