@@ -79,7 +79,7 @@ fn serve(config: &Config) -> Result<(), String> {
     advise(u64::from(ready.placement.connections_max) * u64::from(shards_count));
     let house = House::new(shards_count, ready.folder.clone())
         .map_err(|error| format!("cannot make the shards' doorbells: {error}"))?;
-    let native = ready.native;
+    let (native, folder) = (ready.native, ready.folder.clone());
     let (outcomes, ended) = mpsc::channel();
     let _lock = spawn(ready, config, &house, &outcomes)?;
     watch_signals(&house, &readiness)?;
@@ -93,6 +93,9 @@ fn serve(config: &Config) -> Result<(), String> {
                 // Nothing may go on beside a shard that failed: what it acknowledged stands, and
                 // a start reads what the disk has.
                 readiness.set(Readiness::Poisoned);
+                if let (Failure::Log { .. }, Err(error)) = (&failure, folder.mark_suspect()) {
+                    eprintln!("ringmain: cannot leave word of it in the folder: {error}");
+                }
                 eprintln!("ringmain: {failure}");
                 std::process::exit(1);
             }
@@ -138,6 +141,10 @@ fn start(config: &Config) -> Result<Ready, String> {
     let shards_count = placement.shards_count();
     let mut folder = DiskFolder::new(&config.data);
     let lock = folder.lock().map_err(|error| format!("{}: {error}", config.data.display()))?;
+    let suspect = folder.forget_suspect();
+    if suspect.map_err(|error| format!("{}: {error}", config.data.display()))? {
+        tracing::warn!("the last process met a failing disk: reading from the disk, not the cache");
+    }
     let mut id_key = [0; 16];
     getrandom::fill(&mut id_key).map_err(|error| format!("no entropy: {error}"))?;
     let settings = storage_settings(config);

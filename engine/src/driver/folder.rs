@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use storage::{DiskError, FileId, Folder};
 
 const ZEROS_BYTES: usize = 1 << 20;
+const SUSPECT: &str = "ringmain.suspect";
 
 /// A data folder by its path.
 #[derive(Clone, Debug)]
@@ -56,6 +57,34 @@ impl DiskFolder {
             )),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// Leaves word that a sync failed here. The kernel may go on showing bytes that the disk never
+    /// got, so the next start must not believe what is cached.
+    pub fn mark_suspect(&self) -> io::Result<()> {
+        fs::write(self.root.join(SUSPECT), b"")
+    }
+
+    /// After a failed sync, has the kernel forget the segments, so that a start reads the disk.
+    /// Returns whether there was one.
+    pub fn forget_suspect(&self) -> io::Result<bool> {
+        if !fs::exists(self.root.join(SUSPECT))? {
+            return Ok(false);
+        }
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            if !path.is_dir() {
+                continue;
+            }
+            for entry in fs::read_dir(path)? {
+                let file = File::open(entry?.path())?;
+                // What is dirty would stay; and if this sync fails, so does the start.
+                file.sync_data()?;
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+            }
+        }
+        fs::remove_file(self.root.join(SUSPECT))?;
+        Ok(true)
     }
 
     /// Opens `file` for reading and writing.
@@ -198,6 +227,20 @@ mod tests {
         assert!(second.to_string().contains("in use by another ringmain"), "{second}");
         drop(held);
         folder.lock().unwrap();
+    }
+
+    #[test]
+    fn after_a_failed_sync_the_cache_is_dropped_once() {
+        let place = tempfile::tempdir().unwrap();
+        let mut folder = DiskFolder::new(place.path());
+        folder.create_dir("log-00000").unwrap();
+        let file = FileId::Segment { log: 0, base: 0 };
+        folder.create(file, 8192, b"head").unwrap();
+        assert!(!folder.forget_suspect().unwrap());
+        folder.mark_suspect().unwrap();
+        assert!(folder.forget_suspect().unwrap());
+        assert!(!folder.forget_suspect().unwrap());
+        assert_eq!(folder.read(file, 0, 4).unwrap(), b"head");
     }
 
     #[test]
