@@ -342,7 +342,7 @@ mod tests {
     }
 
     fn oracle() -> (Oracle, MessageIndex) {
-        let mut oracle = Oracle::new(64, false);
+        let mut oracle = Oracle::new(DEDUP_ENTRIES_AMPLE, false);
         let message = oracle.new_message(0, Target::Direct(1), 5, b"");
         oracle.note_sent(message);
         (oracle, message)
