@@ -66,7 +66,7 @@ impl Net {
         }
     }
 
-    /// Looks, once a turn, whether new work may be admitted: what it causes to be sent must find
+    /// Looks, now and then, whether new work may be admitted: what it causes to be sent must find
     /// room.
     pub(crate) fn look_at_blocks(&mut self) {
         self.has_blocks = self.blocks.blocks_in_use_count() < self.blocks_max as usize / 8 * 7;

@@ -118,6 +118,7 @@ pub(crate) struct Counters {
     pub(crate) sync_started_micros: u64,
     pub(crate) expired: Vec<u32>,
     pub(crate) note_at: u64,
+    pub(crate) blocks_at: u64,
 }
 
 /// What recovery leaves, for a shard to be made of.
@@ -218,7 +219,6 @@ impl Shard {
         is_busy |= self.drain();
         self.end_doomed();
         self.net.flush();
-        self.net.look_at_blocks();
         self.note();
         is_busy
     }
@@ -387,6 +387,11 @@ impl Shard {
     }
 
     fn note(&mut self) {
+        // It looks at every block, so not in every turn: in a millisecond at most a few fill.
+        if self.clock.now != self.counters.blocks_at {
+            self.counters.blocks_at = self.clock.now;
+            self.net.look_at_blocks();
+        }
         let metrics = &self.net.metrics;
         if self.clock.now >= self.counters.note_at {
             self.counters.note_at = self.clock.now + NOTE_EVERY_MS;
