@@ -52,6 +52,8 @@ struct Outcome {
     steady: Report,
     killed: Report,
     recovery_ms: u64,
+    /// Of the first trial, on a server that has served nobody before.
+    bytes_per_connection: Option<f64>,
     clean: bool,
 }
 
@@ -77,14 +79,14 @@ fn demo(flags: &Flags) -> Result<Outcome, String> {
     say("starting a server in a temporary folder");
     let server = Server::start(&data.path)?;
     say(&format!("ready after {} ms on {}", server.ready_after.as_millis(), server.native));
-    let rate = comfortable_rate(flags, &server)?;
+    let (rate, bytes_per_connection) = comfortable_rate(flags, &server)?;
     say(&format!("{rate:.0} messages a second is comfortable; measuring {} s", flags.seconds));
     let steady = measure(flags, &server, rate)?;
     say(&format!("the same again, with a SIGKILL after {} s", flags.seconds.div_ceil(2)));
     let (killed, recovery) = measure_killed(flags, server, (&data.path, rate))?;
     let clean = steady.is_clean() && killed.is_clean();
     let recovery_ms = u64::try_from(recovery.as_millis()).unwrap_or(u64::MAX);
-    Ok(Outcome { rate, steady, killed, recovery_ms, clean })
+    Ok(Outcome { rate, steady, killed, recovery_ms, bytes_per_connection, clean })
 }
 
 fn config(flags: &Flags, server: &Server, rate: f64, name: &str) -> Config {
@@ -98,12 +100,17 @@ fn config(flags: &Flags, server: &Server, rate: f64, name: &str) -> Config {
 }
 
 /// Doubles the rate until the server is no longer at ease, and takes a good part of the last.
-fn comfortable_rate(flags: &Flags, server: &Server) -> Result<f64, String> {
+fn comfortable_rate(flags: &Flags, server: &Server) -> Result<(f64, Option<f64>), String> {
     let mut comfortable = RATES[0] / 2.0;
+    let mut bytes_per_connection = None;
     for (index, rate) in RATES.into_iter().enumerate() {
         let name = format!("trial{index}");
         let trial = Config { duration: SECOND_NANOS, ..config(flags, server, rate, &name) };
-        let report = run_bench(trial, &Arc::default(), Watch::default())?;
+        let watch = Watch { server: Some(server.child.id()), progress: false };
+        let report = run_bench(trial, &Arc::default(), watch)?;
+        if index == 0 {
+            bytes_per_connection = report.memory.server_bytes_per_connection;
+        }
         let p99 = report.delivered.total.p99;
         let is_good = report.is_clean()
             && report.void.is_none()
@@ -120,7 +127,7 @@ fn comfortable_rate(flags: &Flags, server: &Server) -> Result<f64, String> {
         }
         comfortable = rate;
     }
-    Ok(comfortable * COMFORT)
+    Ok((comfortable * COMFORT, bytes_per_connection))
 }
 
 fn measure(flags: &Flags, server: &Server, rate: f64) -> Result<Report, String> {
@@ -287,7 +294,7 @@ fn table(outcome: &Outcome) -> String {
     row("durable messages", format!("{:.0} a second", steady.rates.acked));
     row("send to sent", times(&steady.sent));
     row("send to delivered", times(&steady.delivered));
-    if let Some(bytes) = steady.memory.server_bytes_per_connection {
+    if let Some(bytes) = outcome.bytes_per_connection {
         row("user memory", format!("{bytes:.0} bytes a connection"));
     }
     row("killed and back", format!("{recovery_ms} ms from start to ready"));
